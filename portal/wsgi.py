@@ -1,0 +1,8 @@
+"""The web server's way in."""
+
+from django.core.wsgi import get_wsgi_application
+
+from portal.settings import choose
+
+choose()
+application = get_wsgi_application()

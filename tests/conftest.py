@@ -1,0 +1,55 @@
+"""Fixtures that every test may use. Servers come from tests.servers, people from tests.cast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.db import connection
+from django.test.utils import setup_databases, teardown_databases
+from django_tenants.utils import schema_context
+
+from tests import cast
+
+CORPORA = Path(__file__).resolve().parent.parent.parent / "shared" / "corpora"
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(
+    django_test_environment: None, django_db_blocker, django_db_modify_db_settings: None
+) -> Iterator[None]:
+    """The test database: shared tables, two providers' schemas, the cast."""
+    with django_db_blocker.unblock():
+        config = setup_databases(verbosity=0, interactive=False, parallel=0, aliases=["default"])
+        cast.make_schemas()
+        cast.make_people()
+    yield
+    with django_db_blocker.unblock():
+        teardown_databases(config, verbosity=0)
+
+
+@pytest.fixture
+def committed(django_db_setup: None, django_db_blocker) -> Iterator[None]:
+    """A database whose writes are committed, so that other connections and processes see them; wiped after."""
+    with django_db_blocker.unblock():
+        yield
+        connection.set_schema_to_public()
+        cast.wipe()
+        cast.make_people()
+        connection.close()
+
+
+@pytest.fixture
+def acme(db: None) -> Iterator[None]:
+    """Inside the schema of Acme, in a transaction that is rolled back."""
+    with schema_context("sp_acme"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder of labelled mail; a visible skip where it is not beside the project."""
+    if not CORPORA.is_dir():
+        pytest.skip(f"the labelled mail is not at {CORPORA}")
+    return CORPORA
