@@ -39,6 +39,9 @@ PORTAL_URL = get("LAZARET_PORTAL_URL", "") or f"http://{{hostname}}:{WEB_ADDRESS
 if "{hostname}" not in PORTAL_URL or not PORTAL_URL.startswith(("http://", "https://")):
     raise ImproperlyConfigured("LAZARET_PORTAL_URL must be like https://{hostname}, with {hostname} in it.")
 DEMO = read.parse_flag("LAZARET_DEMO", get("LAZARET_DEMO", "0"))  # opens the demo's page of arrived mail
+DEMO_SINK = read.parse_address(  # the demo's customers' mail server
+    "LAZARET_DEMO_SINK", get("LAZARET_DEMO_SINK", f"127.0.0.1:{min(SMTP_ADDRESS.port + 1, 65535)}")
+)
 
 DATABASE_URL = read.parse_url("DATABASE_URL", get("DATABASE_URL", ""), ("postgres", "postgresql"))
 BROKER_URL = read.parse_url("BROKER_URL", get("BROKER_URL", ""), ("redis", "rediss", "redis+socket", "amqp", "amqps"))
