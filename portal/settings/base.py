@@ -42,6 +42,7 @@ DEMO = read.parse_flag("LAZARET_DEMO", get("LAZARET_DEMO", "0"))  # opens the de
 DEMO_SINK = read.parse_address(  # the demo's customers' mail server
     "LAZARET_DEMO_SINK", get("LAZARET_DEMO_SINK", f"127.0.0.1:{min(SMTP_ADDRESS.port + 1, 65535)}")
 )
+SUPERVISED = read.parse_flag("LAZARET_SUPERVISED", get("LAZARET_SUPERVISED", "0"))  # `./run` tells its children
 
 DATABASE_URL = read.parse_url("DATABASE_URL", get("DATABASE_URL", ""), ("postgres", "postgresql"))
 BROKER_URL = read.parse_url("BROKER_URL", get("BROKER_URL", ""), ("redis", "rediss", "redis+socket", "amqp", "amqps"))
@@ -94,6 +95,7 @@ TENANT_LIMIT_SET_CALLS = True
 DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
 
 MIDDLEWARE = [
+    "portal.web.views.health.HealthMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django_tenants.middleware.main.TenantMainMiddleware",
@@ -147,7 +149,7 @@ def make_databases(url: str) -> dict[str, Any]:
     """Django's database table: tenants' engine, psycopg's pool a process, connections given back after a request."""
     database = environ.Env.db_url_config(url, engine="django_tenants.postgresql_backend")
     database["CONN_MAX_AGE"] = 0
-    database["CONN_HEALTH_CHECKS"] = False
+    database["CONN_HEALTH_CHECKS"] = True  # a restarted database must not cost a page
     database.setdefault("OPTIONS", {})["pool"] = {"min_size": 0, "max_size": 8, "timeout": 5}
     return {"default": database}
 

@@ -1,0 +1,134 @@
+"""GET /healthz: the state of each part, answered before any middleware needs the database."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import psycopg
+import redis.asyncio
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+from portal.tenants.database import get_conninfo
+
+PATH = "/healthz"
+CHECK_SECONDS = 1.5  # each check, all at once
+CACHE_SECONDS = 0.5  # anybody may ask: asking often must not cost
+STALE_SECONDS = {"gateway": 15, "courier": 15, "worker": 20, "beat": 20}  # three or four missed beats
+READY, DOWN = "ready", "down"
+
+State = dict[str, Any]
+T = TypeVar("T")
+
+
+class HealthMiddleware:
+    """Answers /healthz itself: django-tenants would look the hostname up in a database that may be away."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return healthz(request) if request.path_info == PATH else self.get_response(request)
+
+
+def healthz(request: HttpRequest) -> HttpResponse:
+    """200 when every part is ready, else 503; JSON of each part's state. Takes under two seconds, whatever is down."""
+    if request.method not in {"GET", "HEAD"}:
+        return HttpResponse(status=405, headers={"Allow": "GET, HEAD"})
+    parts = _cache.get()
+    ready = all(part["state"] == READY for part in parts.values())
+    return JsonResponse(
+        {"ready": ready, "parts": parts},
+        status=200 if ready else 503,
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+class _Cache:
+    """The last answer, for half a second; one look at the parts at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.parts: dict[str, State] = {}
+        self.at = 0.0
+
+    def get(self) -> dict[str, State]:
+        with self.lock:
+            if time.monotonic() - self.at > CACHE_SECONDS:
+                self.parts = asyncio.run(check_parts())
+                self.at = time.monotonic()
+            return self.parts
+
+
+_cache = _Cache()
+
+
+async def check_parts() -> dict[str, State]:
+    """Ask every part at once."""
+    beats, valkey, banner = await asyncio.gather(
+        _bounded(_read_heartbeats()), _bounded(_ping_cache()), _bounded(_read_banner())
+    )
+    parts: dict[str, State] = {
+        "postgres": {"state": READY if beats is not None else DOWN},
+        "valkey": {"state": READY if valkey else DOWN},
+    }
+    for part, limit in STALE_SECONDS.items():
+        parts[part] = _judge_beats((beats or {}).get(part, []), limit)
+    if not banner:
+        parts["gateway"] |= {"state": DOWN, "banner": False}
+    return parts
+
+
+def _judge_beats(ages: list[float], limit: int) -> State:
+    alive = [age for age in ages if age <= limit]
+    if not alive:
+        return {"state": DOWN, "instances": 0}
+    return {"state": READY, "instances": len(alive), "seen_seconds_ago": round(min(alive), 1)}
+
+
+async def _bounded(check: Awaitable[T]) -> T | None:
+    """None where a check fails or does not answer in time: that is what this page is for."""
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            return await check
+    except (TimeoutError, OSError, psycopg.Error, redis.RedisError):
+        return None
+
+
+async def _read_heartbeats() -> dict[str, list[float]]:
+    """Ages in seconds of each part's processes, by the database's clock."""
+    connection = await psycopg.AsyncConnection.connect(get_conninfo(application_name="lazaret-health"))
+    async with connection:
+        rows = await connection.execute(
+            "SELECT part, extract(epoch FROM now() - at)::float FROM public.platform_heartbeat"
+            " WHERE at > now() - interval '1 minute'"
+        )
+        ages: dict[str, list[float]] = {}
+        for part, age in await rows.fetchall():
+            ages.setdefault(part, []).append(max(age, 0.0))
+        return ages
+
+
+async def _ping_cache() -> bool:
+    client = redis.asyncio.Redis.from_url(settings.CACHES["default"]["LOCATION"], socket_timeout=CHECK_SECONDS)
+    async with client:
+        return bool(await client.ping())
+
+
+async def _read_banner() -> bool:
+    """Whether the gateway greets, where it runs beside us; elsewhere its heartbeat must do."""
+    if not settings.SUPERVISED:
+        return True
+    address = settings.SMTP_ADDRESS
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - any means loopback too
+    reader, writer = await asyncio.open_connection(host, address.port)
+    try:
+        greeting = await reader.readline()
+        writer.write(b"QUIT\r\n")
+        return greeting.startswith(b"220")
+    finally:
+        writer.close()
