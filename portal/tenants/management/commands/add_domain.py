@@ -1,0 +1,31 @@
+"""manage.py add_domain: give a provider a customer's mail domain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from portal.tenants.management.provisioning_command import ProvisioningCommand
+from portal.tenants.provisioning import add_domain, get_provider
+
+
+class Command(ProvisioningCommand):
+    help = "Give a provider a mail domain, with the mail server that takes its mail."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("provider", help="the provider's short name")
+        parser.add_argument("domain", help="such as example.com")
+        parser.add_argument("--server", required=True, metavar="HOST:PORT", help="the customer's mail server")
+        parser.add_argument("--time-zone", default="UTC", help="such as Europe/Berlin (default: UTC)")
+
+    def act(self, **options: Any) -> dict[str, Any]:
+        provider = get_provider(options["provider"])
+        domain = add_domain(provider, options["domain"], server=options["server"], time_zone=options["time_zone"])
+        return {
+            "domain": domain.name,
+            "provider": provider.slug,
+            "server": f"{domain.server_host}:{domain.server_port}",
+            "time_zone": domain.time_zone,
+        }

@@ -1,0 +1,39 @@
+"""What the provisioning commands share: one sentence and exit code 1 for bad input, JSON where a script wants it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import OperationalError
+
+from portal.tenants.provisioning import ProvisioningError
+
+
+class ProvisioningCommand(BaseCommand):
+    """Subclasses make something in `act` and return what they made."""
+
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", help="print what was made as JSON")
+
+    def act(self, **options: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            made = self.act(**options)
+        except ProvisioningError as error:
+            raise CommandError(str(error)) from None
+        except OperationalError as error:
+            raise CommandError(f"The database cannot be used: {str(error).splitlines()[0]}") from None
+        if options["json"]:
+            self.stdout.write(json.dumps(made))
+        else:
+            self.stdout.write("\n".join(f"{name}: {describe(value)}" for name, value in made.items()))
+
+
+def describe(value: Any) -> str:
+    return ", ".join(str(part) for part in value) if isinstance(value, list) else str(value)
