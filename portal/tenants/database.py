@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from typing import Any
 
 from django.db import connections
@@ -12,6 +13,10 @@ from psycopg_pool import AsyncConnectionPool
 
 Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 CONNECT_SECONDS = 5
+# After this long the pool stops trying by itself and the next who asks starts anew: its growing pauses would
+# otherwise keep us away from a server that is back.
+RECONNECT_SECONDS = 3.0
+SILENCE_MILLISECONDS = 10_000  # a server that acknowledges nothing for so long is gone
 
 
 def get_conninfo(**extra: Any) -> str:
@@ -24,6 +29,7 @@ def get_conninfo(**extra: Any) -> str:
         user=database["USER"] or None,
         password=database["PASSWORD"] or None,
         connect_timeout=CONNECT_SECONDS,
+        tcp_user_timeout=SILENCE_MILLISECONDS,
         **extra,
     )
 
@@ -37,5 +43,14 @@ def make_pool(*, name: str, max_size: int) -> Pool:
         timeout=CONNECT_SECONDS,
         open=False,
         kwargs={"autocommit": True},
-        check=AsyncConnectionPool.check_connection,
+        reconnect_timeout=RECONNECT_SECONDS,
+        check=check_connection,
     )
+
+
+async def check_connection(connection: AsyncConnection[TupleRow]) -> None:
+    """Raise when the server has left. A quiet socket is a good one: only one with news costs a round trip."""
+    poller = select.poll()
+    poller.register(connection.pgconn.socket, select.POLLIN)
+    if poller.poll(0):
+        await AsyncConnectionPool.check_connection(connection)

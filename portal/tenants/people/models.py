@@ -115,6 +115,9 @@ class SenderRule(models.Model):
                 name="sender_rule_one_scope",
             ),
         ]
+        indexes: ClassVar = [
+            models.Index(fields=["domain_id"], condition=models.Q(mailbox__isnull=True), name="sender_rule_domain")
+        ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.pattern}"

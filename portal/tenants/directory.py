@@ -1,0 +1,241 @@
+"""Recipient -> provider, mailbox, rules: in memory, refreshed by NOTIFY. What the gateway asks at every RCPT."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from psycopg import AsyncConnection, Error, sql
+from psycopg_pool import PoolTimeout
+
+from portal.tenants.database import Pool, get_conninfo
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "lazaret_directory"
+PUBLIC = "public"
+RECONNECT_SECONDS = 1.0
+MAX_KNOWN = 50_000  # addresses of mailboxes kept in memory, by process
+MAX_UNKNOWN = 10_000  # addresses known to be nobody's
+
+SenderRuleRow = tuple[str, str, str]  # scope (mailbox, domain, provider), action (allow, block), pattern
+
+
+class DirectoryUnavailable(Exception):
+    """PostgreSQL cannot answer and the answer is not in memory: the client must try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedDomain:
+    """A mail domain of ours, and what its admins chose."""
+
+    id: int
+    name: str
+    schema: str
+    provider: str  # the provider's slug
+    spam_action: str
+    sure_spam_action: str
+    ptr_action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Addressee:
+    """Whom an address means. `mailbox_id` is None for a postmaster without a mailbox."""
+
+    address: str  # lower case
+    domain: ServedDomain
+    mailbox_id: int | None
+    rules: tuple[SenderRuleRow, ...] = ()
+
+    @property
+    def is_postmaster(self) -> bool:
+        return self.address.startswith("postmaster@")
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownMailbox:
+    """The domain is ours, the mailbox is not there."""
+
+    address: str  # lower case
+    domain: ServedDomain
+
+
+DOMAINS = """
+SELECT d.id, d.name, p.schema_name, p.slug, d.spam_action, d.sure_spam_action, d.ptr_action
+FROM public.tenants_maildomain d JOIN public.tenants_serviceprovider p ON p.id = d.provider_id ORDER BY d.id
+"""
+
+# By the unique indexes of the two address columns; rules by those of mailbox_id and of domain_id without a mailbox.
+MAILBOX = sql.SQL("""
+WITH found AS (
+    SELECT * FROM (
+        SELECT id, 1 AS rank FROM {schema}.people_mailbox WHERE address = %(exact)s
+        UNION ALL SELECT mailbox_id, 2 FROM {schema}.people_mailboxalias WHERE address = %(exact)s
+        UNION ALL SELECT id, 3 FROM {schema}.people_mailbox WHERE address = %(base)s
+        UNION ALL SELECT mailbox_id, 4 FROM {schema}.people_mailboxalias WHERE address = %(base)s
+    ) AS ranked ORDER BY rank LIMIT 1
+)
+SELECT (SELECT id FROM found), ARRAY(
+    SELECT ARRAY['mailbox', action, pattern] FROM {schema}.people_senderrule
+    WHERE mailbox_id = (SELECT id FROM found)
+    UNION ALL
+    SELECT ARRAY['domain', action, pattern] FROM {schema}.people_senderrule
+    WHERE mailbox_id IS NULL AND domain_id = %(domain)s
+    UNION ALL
+    SELECT ARRAY['provider', action, pattern] FROM {schema}.people_senderrule
+    WHERE mailbox_id IS NULL AND domain_id IS NULL
+)
+""")
+
+Answer = Addressee | UnknownMailbox
+Change = tuple[int, int]  # how often the public schema, and the provider's, had changed
+
+
+def strip_tag(address: str) -> str:
+    """`user+tag@domain` -> `user@domain`; anything else is returned as it is."""
+    local, _, domain = address.rpartition("@")
+    base = local.partition("+")[0]
+    return f"{base}@{domain}" if base and not local.startswith('"') else address
+
+
+class Directory:
+    """Finds recipients. One for a process; `start` listens for changes, `find` answers.
+
+    What is in memory is answered from there even while PostgreSQL is away. After a lost connection everything is
+    dropped, because a change may have been missed.
+    """
+
+    def __init__(self, pool: Pool, *, hostname: str = "") -> None:
+        self._pool = pool
+        self._hostname = hostname.lower()
+        self._domains: dict[str, ServedDomain] | None = None
+        # An answer holds as long as nothing has changed since its look-up began: to drop all costs nothing.
+        self._known: OrderedDict[str, tuple[Change, Answer]] = OrderedDict()
+        self._unknown: OrderedDict[str, tuple[Change, Answer]] = OrderedDict()
+        self._changes: defaultdict[str, int] = defaultdict(int)  # by schema
+        self._rules: dict[tuple[SenderRuleRow, ...], tuple[SenderRuleRow, ...]] = {}  # equal rules are kept once
+        self._watchers: list[Callable[[], None]] = []
+        self._listener: asyncio.Task[None] | None = None
+        self._loading = asyncio.Lock()
+        self.listening = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin to listen and return; `listening` is set while changes are heard."""
+        self._listener = asyncio.create_task(self._listen_for_ever())
+
+    async def close(self) -> None:
+        if self._listener:
+            self._listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listener
+
+    def on_public_change(self, callback: Callable[[], None]) -> None:
+        """Call back when a public table that concerns mail has changed (or may have)."""
+        self._watchers.append(callback)
+
+    async def find(self, address: str) -> Answer | None:
+        """Whom the address means; None where the domain is not ours (relaying is denied).
+
+        `postmaster@` any served domain is always somebody (RFC 5321 4.5.1). A bare `postmaster` is the one of the
+        served domain that the gateway's own hostname is in, or else of the oldest. Raises DirectoryUnavailable.
+        """
+        address = address.lower()
+        domains = await self._get_domains()
+        if "@" not in address:
+            home = self._find_home(domains) if address == "postmaster" else None
+            address = f"postmaster@{home}" if home else address
+        domain = domains.get(address.rpartition("@")[2])
+        if domain is None:
+            return None
+        return self._recall(address, domain) or await self._look_up(address, domain)
+
+    def _find_home(self, domains: dict[str, ServedDomain]) -> str:
+        for name in domains:
+            if self._hostname == name or self._hostname.endswith(f".{name}"):
+                return name
+        return next(iter(domains), "")
+
+    def _recall(self, address: str, domain: ServedDomain) -> Answer | None:
+        for cache in (self._known, self._unknown):
+            found = cache.get(address)
+            if found and found[0] == self._get_change(domain):
+                cache.move_to_end(address)
+                return found[1]
+        return None
+
+    def _get_change(self, domain: ServedDomain) -> Change:
+        return self._changes[PUBLIC], self._changes[domain.schema]
+
+    async def _get_domains(self) -> dict[str, ServedDomain]:
+        if self._domains is not None:
+            return self._domains
+        async with self._loading:
+            while self._domains is None:
+                change = self._changes[PUBLIC]
+                rows = await self._fetch(DOMAINS)
+                domains = {row[1]: ServedDomain(*row) for row in rows}
+                if change == self._changes[PUBLIC]:
+                    self._domains = domains
+            return self._domains
+
+    async def _look_up(self, address: str, domain: ServedDomain) -> Answer:
+        change = self._get_change(domain)
+        query = MAILBOX.format(schema=sql.Identifier(domain.schema))
+        values = {"exact": address, "base": strip_tag(address), "domain": domain.id}
+        [(mailbox_id, rows)] = await self._fetch(query, values)
+        rules = tuple((scope, action, pattern) for scope, action, pattern in rows)
+        if mailbox_id is None and not address.startswith("postmaster@"):
+            return self._keep(UnknownMailbox(address, domain), change)
+        return self._keep(Addressee(address, domain, mailbox_id, self._rules.setdefault(rules, rules)), change)
+
+    def _keep(self, answer: Answer, change: Change) -> Answer:
+        """Remember the answer, as of the change before its look-up began."""
+        known = isinstance(answer, Addressee)
+        cache, limit = (self._known, MAX_KNOWN) if known else (self._unknown, MAX_UNKNOWN)
+        cache[answer.address] = (change, answer)
+        if len(cache) > limit:
+            cache.popitem(last=False)
+        return answer
+
+    async def _fetch(self, query: str | sql.Composed, values: dict[str, object] | None = None) -> list[tuple]:  # type: ignore[type-arg]
+        try:
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(query, values)
+                return await cursor.fetchall()
+        except (Error, PoolTimeout) as error:
+            log.warning("directory_unavailable error=%s", type(error).__name__)
+            raise DirectoryUnavailable from error
+
+    def _drop(self, schema: str) -> None:
+        """Forget what a change in this schema may have made wrong; of `public`, everything."""
+        self._changes[schema] += 1
+        self._rules.clear()
+        if schema == PUBLIC:
+            self._domains = None
+            for callback in self._watchers:
+                callback()
+
+    async def _listen_for_ever(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (Error, OSError) as error:
+                log.warning("directory_listener_lost error=%s", type(error).__name__)
+            self.listening.clear()
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _listen(self) -> None:
+        connection = await AsyncConnection.connect(
+            get_conninfo(application_name="lazaret-directory", keepalives_idle=5, keepalives_interval=2),
+            autocommit=True,
+        )
+        async with connection:
+            await connection.execute(f"LISTEN {CHANNEL}")
+            self._drop(PUBLIC)
+            self.listening.set()
+            async for notice in connection.notifies():
+                self._drop(notice.payload)
