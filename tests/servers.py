@@ -1,4 +1,8 @@
-"""A pytest plugin: the suite's own PostgreSQL and Valkey, started before Django reads its settings."""
+"""A pytest plugin: the suite's own PostgreSQL and Valkey, started before Django reads its settings.
+
+They end with pytest, however it ends: the kernel stops them with their parent, and the next run removes what a killed
+one left on disk.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,12 @@ from pathlib import Path
 from portal.stack.postgres import EmbeddedPostgres
 from portal.stack.valkey import EmbeddedValkey
 
+PREFIX = "lazaret-test-"
+
 
 def start() -> None:
-    home = Path(tempfile.mkdtemp(prefix="lazaret-test-"))
+    remove_left_over()
+    home = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     home.chmod(0o755)
     postgres = EmbeddedPostgres(home / "postgres", settings={"fsync": "off", "full_page_writes": "off"})
     valkey = EmbeddedValkey(home / "valkey")
@@ -27,6 +34,24 @@ def start() -> None:
     postgres.start()
     valkey.start()
     os.environ.update(DATABASE_URL=postgres.url, BROKER_URL=valkey.url, LAZARET_HOME=str(home / "home"))
+
+
+def remove_left_over() -> None:
+    """Directories are named for the pytest that made them."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        pid = directory.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdigit() and not is_alive(int(pid)):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the servers of the process that started them

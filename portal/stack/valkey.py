@@ -11,7 +11,7 @@ from pathlib import Path
 
 import redis
 
-from portal.stack.postgres import StackError, find_free_port, find_package
+from portal.stack.process import Launch, StackError, find_free_port, find_package
 
 START_SECONDS = 15
 
@@ -26,8 +26,9 @@ def find_server() -> Path:
 class EmbeddedValkey:
     """A Valkey server of our own below `home`, kept by an append-only file."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, log: Path | None = None) -> None:
         self.home = home
+        self.log = log or home / "valkey.log"
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -39,42 +40,15 @@ class EmbeddedValkey:
     def password(self) -> str:
         return (self.home / "password").read_text().strip()
 
-    def start(self, port: int | None = None) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.port = port or find_free_port()
-        password = self.home / "password"
-        if not password.is_file():
-            password.touch(mode=0o600)
-            password.write_text(secrets.token_urlsafe(24))
-        configuration = self.home / "valkey.conf"
-        configuration.touch(mode=0o600)
-        configuration.write_text(
-            f"bind 127.0.0.1\nport {self.port}\nrequirepass {self.password}\ndir {self.home}\n"
-            'appendonly yes\nappendfsync everysec\nsave ""\ndaemonize no\n'
-        )
-        with open(self.home / "valkey.log", "ab") as log:
-            self.process = subprocess.Popen(
-                [str(find_server()), str(configuration)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=dict(os.environ, LC_ALL="C"),
-            )
+    def start(self, port: int = 0) -> None:
+        """Start the server and wait until it answers; on `port` if that is free, else on any."""
+        self.prepare(port)
+        self.process = self.make_launch().spawn()
         deadline = time.monotonic() + START_SECONDS
         while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise StackError(f"Valkey did not start; see {self.home / 'valkey.log'}.")
+                raise StackError(f"Valkey did not start; see {self.log}.")
             time.sleep(0.05)
-
-    def is_ready(self) -> bool:
-        client = redis.Redis.from_url(self.url, socket_timeout=1)
-        try:
-            return bool(client.ping())
-        except redis.RedisError:
-            return False
-        finally:
-            client.close()
 
     def stop(self) -> None:
         if self.process and self.process.poll() is None:
@@ -84,3 +58,35 @@ class EmbeddedValkey:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+    def prepare(self, port: int = 0) -> None:
+        """Write the configuration, which holds the password and the port."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.port = find_free_port(port)
+        password = self.home / "password"
+        if not password.is_file() or not self.password:
+            password.touch(mode=0o600)
+            password.write_text(secrets.token_urlsafe(24))
+        configuration = self.home / "valkey.conf"
+        configuration.touch(mode=0o600)
+        configuration.write_text(
+            f'bind 127.0.0.1\nport {self.port}\nrequirepass {self.password}\ndir "{self.home}"\n'
+            'appendonly yes\nappendfsync everysec\nsave ""\ndaemonize no\n'
+        )
+
+    def make_launch(self) -> Launch:
+        return Launch(
+            command=(str(find_server()), str(self.home / "valkey.conf")),
+            environment=dict(os.environ, LC_ALL="C"),
+            directory=self.home,
+            log=self.log,
+        )
+
+    def is_ready(self) -> bool:
+        client = redis.Redis.from_url(self.url, socket_timeout=1)
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+        finally:
+            client.close()

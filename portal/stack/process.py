@@ -1,0 +1,91 @@
+"""What the stack runs: a command, as whom, with which environment; and that nothing outlives the one who started it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1  # prctl(2), Linux only
+
+
+class StackError(Exception):
+    """The stack cannot start; the text is a sentence for the person who started it."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A program to run. `stop_signal` asks it for an orderly end, also when its parent dies."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    directory: Path
+    log: Path
+    user: pwd.struct_passwd | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+
+    def options(self) -> dict[str, Any]:
+        """For subprocess and asyncio alike. A session of its own: the terminal's Ctrl-C reaches only the supervisor."""
+        options: dict[str, Any] = {
+            "env": dict(self.environment),
+            "cwd": self.directory,
+            "stdin": subprocess.DEVNULL,
+            "stderr": subprocess.STDOUT,
+            "start_new_session": True,
+            "preexec_fn": die_with_parent(self.stop_signal),
+        }
+        if self.user:
+            options |= {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
+        return options
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        with open_log(self.log) as log:
+            return subprocess.Popen(self.command, stdout=log, **self.options())
+
+
+def open_log(path: Path) -> Any:
+    """Append to a log that only its owner reads."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+
+
+def die_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
+    """A function for the child, between fork and exec: when the parent is killed, the kernel sends `stop_signal`."""
+    if sys.platform != "linux":
+        return None  # elsewhere the next start ends what was left over
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def tie() -> None:
+        prctl(PR_SET_PDEATHSIG, int(stop_signal))
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
+
+    return tie
+
+
+def find_package(name: str) -> Path:
+    """Where an installed package lies, without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise StackError(f"The package {name} is not installed; set DATABASE_URL and BROKER_URL instead.")
+    return Path(spec.submodule_search_locations[0])
+
+
+def find_free_port(wanted: int = 0) -> int:
+    """`wanted` where it is free on loopback, else any free port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return find_free_port()
+        return int(probe.getsockname()[1])
