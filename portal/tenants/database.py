@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from typing import Any
 
-from django.db import connections
+from django.db import connection, connections
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
@@ -17,6 +17,11 @@ CONNECT_SECONDS = 5
 # otherwise keep us away from a server that is back.
 RECONNECT_SECONDS = 3.0
 SILENCE_MILLISECONDS = 10_000  # a server that acknowledges nothing for so long is gone
+
+
+def get_schema() -> str:
+    """The schema that Django's connection of this thread is in."""
+    return str(connection.schema_name)  # type: ignore[attr-defined]
 
 
 def get_conninfo(**extra: Any) -> str:

@@ -84,6 +84,12 @@ class MailDomain(models.Model):
     spam_action = models.CharField(max_length=12, choices=MailAction.choices, default=MailAction.QUARANTINE)
     sure_spam_action = models.CharField(max_length=12, choices=MailAction.choices, default=MailAction.QUARANTINE)
     ptr_action = models.CharField(max_length=12, choices=PtrAction.choices, blank=True, default=PtrAction.RELEASE)
+    retention_days = models.PositiveSmallIntegerField(
+        default=30,
+        db_default=30,
+        validators=[MinValueValidator(1), MaxValueValidator(3650)],
+        help_text="Days that held mail is kept before it expires.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

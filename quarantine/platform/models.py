@@ -31,7 +31,11 @@ class DeliveryJob(models.Model):
 
     class Meta:
         constraints: ClassVar = [models.UniqueConstraint(fields=["schema", "recipient_id"], name="delivery_job_once")]
-        indexes: ClassVar = [models.Index(fields=["lane", "due_at"], name="delivery_job_due")]
+        indexes: ClassVar = [
+            # Destinations with work are found by skipping from one (lane, domain) to the next.
+            models.Index(fields=["lane", "domain_id", "due_at", "id"], name="delivery_job_due"),
+            models.Index(fields=["claimed_by"], name="delivery_job_claimed", condition=~models.Q(claimed_by="")),
+        ]
 
     def __str__(self) -> str:
         return f"{self.lane} {self.schema}/{self.recipient_id}"
