@@ -1,0 +1,124 @@
+"""What is kept for how long. The rules, as people may read them:
+
+* Mail in quarantine is kept for as many days as its domain says (`retention_days`, 30 unless changed) after it was
+  received; then its state is `expired` and its content goes.
+* Mail that the customer's server refused, or did not take in five days, is kept for as many days after that.
+* Released mail keeps its content as long as held mail of the same age, so that it can be looked at again.
+* Delivered, refused, deleted and expired mail keeps no content (unless another recipient's row needs it).
+* The rows themselves (who, when, what, why, and every reply) are kept: nothing here deletes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from portal.tenants.database import get_schema
+from portal.tenants.models import MailDomain
+from quarantine.content import DROP_CONTENT, LOCK_CONTENT, NEEDING
+from quarantine.models import Recipient, State
+
+BATCH = 1000  # rows a transaction: short locks, whatever has piled up
+DEFAULT_DAYS = 30  # for mail of a domain that is no longer there
+TABLES = {"content": "quarantine_content", "recipient": "quarantine_recipient"}
+
+EXPIRE = """
+WITH changed AS (
+    UPDATE quarantine_recipient SET state = 'expired', changed_at = now(), changed_by = ''
+    WHERE id = ANY(%s) AND state IN ('quarantined', 'held') RETURNING id, message_id
+),
+traced AS (
+    INSERT INTO quarantine_event (message_id, recipient_id, at, kind, text, actor)
+    SELECT message_id, id, now(), 'expired', %s, '' FROM changed
+)
+SELECT message_id FROM changed
+"""
+# Content outlives its rows' need only where a row was released; those are few against all that is held.
+FIND_OUTLIVED = """
+SELECT c.message_id FROM quarantine_content c
+WHERE EXISTS (SELECT 1 FROM quarantine_message m WHERE m.id = c.message_id AND m.received_at < %(newest)s)
+AND NOT EXISTS (
+    SELECT 1 FROM quarantine_recipient r LEFT JOIN public.tenants_maildomain d ON d.id = r.domain_id
+    WHERE r.message_id = c.message_id AND (
+        r.state = ANY(%(needing)s) OR r.state = 'released'
+        AND r.received_at >= %(now)s - make_interval(days => coalesce(d.retention_days, %(default)s))
+    )
+) LIMIT %(batch)s
+"""
+
+
+def drop_unneeded(messages: Iterable[int]) -> None:
+    """Drop the content of those messages that no recipient row needs any more. Inside the caller's transaction."""
+    ids = sorted(set(messages))
+    if ids:
+        with connection.cursor() as cursor:
+            cursor.execute(LOCK_CONTENT.format(**TABLES), [ids])
+            cursor.execute(DROP_CONTENT.format(**TABLES), [ids, list(NEEDING)])
+
+
+def expire_held() -> int:
+    """Expire what was held for longer than its domain says, in the schema we are in; returns how many rows."""
+    days = dict(MailDomain.objects.filter(provider__schema_name=get_schema()).values_list("pk", "retention_days"))
+    expired = sum(_expire(Q(domain_id=domain), kept) for domain, kept in days.items())
+    return expired + _expire(~Q(domain_id__in=list(days)), DEFAULT_DAYS)
+
+
+def _expire(domain: Q, days: int) -> int:
+    """Both kinds of held mail of one domain: indexes recipient_held_domain and recipient_refused_domain."""
+    before = timezone.now() - timedelta(days=days)
+    return _expire_all(domain & Q(state=State.QUARANTINED, received_at__lt=before), "received_at", days) + _expire_all(
+        domain & Q(state=State.HELD, changed_at__lt=before), "changed_at", days
+    )
+
+
+def _expire_all(which: Q, order: str, days: int) -> int:
+    total = 0
+    while True:
+        found = _expire_batch(which, order, f"kept for {days} days")
+        total += found
+        if found < BATCH:
+            return total
+
+
+def _expire_batch(which: Q, order: str, text: str) -> int:
+    with transaction.atomic(), connection.cursor() as cursor:
+        rows = Recipient.objects.select_for_update(skip_locked=True).filter(which).order_by(order)
+        ids = list(rows.values_list("pk", flat=True)[:BATCH])
+        cursor.execute(EXPIRE, [ids, text])
+        messages = [row[0] for row in cursor.fetchall()]
+        drop_unneeded(messages)
+    return len(messages)
+
+
+def drop_outlived() -> int:
+    """Drop the content of released mail whose retention is over; returns how many messages."""
+    now = timezone.now()
+    shortest = MailDomain.objects.filter(provider__schema_name=get_schema()).values_list("retention_days", flat=True)
+    values: dict[str, Any] = {
+        "newest": now - timedelta(days=min([*shortest, DEFAULT_DAYS])),
+        "now": now,
+        "needing": [state for state in NEEDING if state != State.RELEASED.value],
+        "default": DEFAULT_DAYS,
+        "batch": BATCH,
+    }
+    total = 0
+    while True:
+        dropped = _drop_outlived_batch(values)
+        total += dropped
+        if dropped < BATCH:
+            return total
+
+
+def _drop_outlived_batch(values: dict[str, Any]) -> int:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(FIND_OUTLIVED, values)
+        messages = sorted(row[0] for row in cursor.fetchall())
+        cursor.execute(LOCK_CONTENT.format(**TABLES), [messages])
+        # Asked again under the lock: a release may have come in between.
+        cursor.execute(f"DELETE FROM quarantine_content WHERE message_id IN ({FIND_OUTLIVED})", values)  # noqa: S608
+        return int(cursor.rowcount)
