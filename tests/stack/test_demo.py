@@ -1,0 +1,225 @@
+"""The demo's world: the mail server keeps octets, the name server answers as its zone says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dns.asyncquery
+import dns.message
+import dns.rcode
+import dns.reversename
+import dns.rrset
+import pytest
+from django.db import connection
+
+from portal.settings.environment import PROJECT, Address
+from portal.stack.demo import choose_port, demo_environment
+from portal.stack.demo.cast import DOMAINS, PROVIDERS
+from portal.stack.demo.maildir import Maildirs
+from portal.stack.demo.nameserver import NameServer
+from portal.stack.demo.sink import start_sink
+from portal.stack.postgres import find_free_port
+from portal.tenants.models import MailDomain
+from quarantine.management.sender import Answer, Letter, send_all
+
+OCTETS = [
+    b"Subject: plain\r\n\r\ntext\r\n",
+    b".\r\n..\r\n",
+    b"Subject: odd ends\r\n\r\nbare\nlf and bare\rcr\r\n",
+    b"Subject: \xff\xfe\r\n\r\n\0 and " + b"long " * 30_000 + b"\r\n",
+]
+
+
+async def send_to_sink(maildirs: Maildirs, letters: list[Letter]) -> list[Answer]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = await start_sink(maildirs, listener=listener, max_bytes=10_000_000)
+    answers: list[Answer] = []
+    address = Address("127.0.0.1", listener.getsockname()[1])
+    await send_all(letters, server=address, concurrency=2, report=answers.append)
+    server.close()
+    return answers
+
+
+def test_sink_writes_the_octets_that_came(tmp_path):
+    maildirs = Maildirs(tmp_path, ["one.example"])
+    letters = [Letter(str(n), raw, "", ("A.b@one.example",)) for n, raw in enumerate(OCTETS)]
+    answers = asyncio.run(send_to_sink(maildirs, letters))
+    assert {answer.reply.code for answer in answers} == {250}
+    arrivals = maildirs.list_arrivals("a.b@one.example", 100)
+    assert {maildirs.read(arrival.address, arrival.name) for arrival in arrivals} == set(OCTETS)
+    assert not list((tmp_path / "a.b@one.example" / "tmp").iterdir())
+
+
+@pytest.mark.parametrize(
+    "address", ["a@two.example", "../x@one.example", "a/b@one.example", ".@one.example", "..@one.example"]
+)
+def test_sink_takes_mail_for_its_domains_only(tmp_path, address):
+    maildirs = Maildirs(tmp_path / "mail", ["one.example"])
+    (answer,) = asyncio.run(send_to_sink(maildirs, [Letter("x", b"x\r\n", "", (address,))]))
+    assert answer.reply.code in {550, 501, 553}
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_sink_gives_every_recipient_a_copy(tmp_path):
+    maildirs = Maildirs(tmp_path, ["one.example", "two.example"])
+    letter = Letter("x", OCTETS[0], "s@x.example", ("a@one.example", "b@two.example", "c@three.example"))
+    asyncio.run(send_to_sink(maildirs, [letter]))
+    assert maildirs.list_addresses() == ["a@one.example", "b@two.example"]
+    assert [maildirs.count(address) for address in maildirs.list_addresses()] == [1, 1]
+
+
+def test_sink_that_cannot_write_asks_to_try_again(tmp_path):
+    (tmp_path / "a@one.example").write_text("a file where the folder should be")
+    (answer,) = asyncio.run(
+        send_to_sink(Maildirs(tmp_path, ["one.example"]), [Letter("x", b"x\r\n", "", ("a@one.example",))])
+    )
+    assert answer.reply.code == 451
+
+
+async def ask(name: str, kind: str, *, tcp: bool = False, upstream: tuple[str, ...] = ()) -> dns.message.Message:
+    server = NameServer(Address("127.0.0.1", find_free_port()), upstream=list(upstream))
+    await server.start()
+    query = dns.message.make_query(name, kind)
+    send = dns.asyncquery.tcp if tcp else dns.asyncquery.udp
+    try:
+        return await send(query, "127.0.0.1", port=server.address.port, timeout=5)
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("ip", "rcode", "target"),
+    [
+        ("192.0.2.10", "NOERROR", "mail.flourmill.example."),
+        ("2001:db8:25::10", "NOERROR", "mail6.lindgren-engineering.example."),
+        ("203.0.113.66", "NOERROR", "mail.riverbank.example."),
+        ("203.0.113.150", "NXDOMAIN", None),
+        ("192.0.2.254", "NXDOMAIN", None),
+        ("198.51.100.200", "SERVFAIL", None),
+        ("8.8.8.8", "SERVFAIL", None),  # there is nobody to ask
+    ],
+)
+@pytest.mark.parametrize("tcp", [False, True])
+def test_reverse_dns_is_as_the_zone_says(ip, rcode, target, tcp):
+    response = asyncio.run(ask(dns.reversename.from_address(ip).to_text(), "PTR", tcp=tcp))
+    assert dns.rcode.to_text(response.rcode()) == rcode
+    assert [str(record.target) for rrset in response.answer for record in rrset] == ([target] if target else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "rcode", "found"),
+    [
+        ("mail.riverbank.example", "A", "NOERROR", ["198.51.100.12"]),
+        ("mail.riverbank.example", "AAAA", "NOERROR", []),
+        ("mail6.lindgren-engineering.example", "AAAA", "NOERROR", ["2001:db8:25::10"]),
+        ("host-99.dsl.cheap-hosting.example", "A", "NXDOMAIN", []),
+    ],
+)
+def test_forward_dns_is_as_the_zone_says(name, kind, rcode, found):
+    response = asyncio.run(ask(name, kind))
+    assert dns.rcode.to_text(response.rcode()) == rcode
+    assert [str(record) for rrset in response.answer for record in rrset] == found
+
+
+def test_other_questions_go_to_the_resolvers_given():
+    async def chain() -> dns.message.Message:
+        class Upstream(asyncio.DatagramProtocol):
+            def connection_made(self, transport):
+                self.transport = transport
+
+            def datagram_received(self, data, addr):
+                response = dns.message.make_response(dns.message.from_wire(data))
+                response.answer.append(dns.rrset.from_text("lazaret.org.", 60, "IN", "A", "192.0.2.1"))
+                self.transport.sendto(response.to_wire(), addr)
+
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(Upstream, local_addr=("127.0.0.1", 0))
+        port = transport.get_extra_info("sockname")[1]
+        server = NameServer(Address("127.0.0.1", find_free_port()), upstream=["127.0.0.1"], upstream_port=port)
+        await server.start()
+        query = dns.message.make_query("lazaret.org", "A")
+        try:
+            return await dns.asyncquery.udp(query, "127.0.0.1", port=server.address.port, timeout=5)
+        finally:
+            await server.stop()
+            transport.close()
+
+    assert [str(record) for record in asyncio.run(chain()).answer[0]] == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize("octets", [b"", b"\0", b"junk that is no question", b"\xff" * 600])
+def test_junk_gets_no_answer_and_does_no_harm(octets):
+    server = NameServer(Address("127.0.0.1", 1), upstream=[])
+    assert asyncio.run(server.reply(octets, max_size=0)) == b""
+
+
+def test_demo_stands_beside_the_smtp_port():
+    port = find_free_port()
+    environment = demo_environment(port)
+    assert environment["LAZARET_DEMO"] == "1"
+    assert environment["LAZARET_XCLIENT"] == "127.0.0.0/8,::1"
+    addresses = {environment["LAZARET_DEMO_SINK"], environment["LAZARET_DNS"], f"127.0.0.1:{port}"}
+    assert len(addresses) == 3
+
+
+def test_port_that_is_taken_is_not_chosen():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert choose_port(port) != port
+    assert choose_port(70_000) < 65_536
+
+
+def test_providers_of_the_demo_differ():
+    assert len({provider.colour for provider in PROVIDERS}) == len({provider.slug for provider in PROVIDERS}) == 2
+    assert all(len(provider.domains) == 2 for provider in PROVIDERS)
+    assert len(set(DOMAINS)) == 4
+    roles = [{person.role for person in provider.people} for provider in PROVIDERS]
+    assert roles == [{"provider admin", "domain admin", "end user"}] * 2
+
+
+def test_world_serves_moves_its_domains_and_ends_in_order(committed, tmp_path):
+    domain = MailDomain.objects.first()
+    MailDomain.objects.filter(pk=domain.pk).update(name=DOMAINS[0], server_port=4)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "sink").write_text("127.0.0.1:4\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = start_world(tmp_path, f"127.0.0.1:{taken.getsockname()[1]}")
+        try:
+            port = wait_for_sink(tmp_path)
+            assert port not in {4, taken.getsockname()[1]}
+            with socket.create_connection(("127.0.0.1", port), 5) as client:
+                assert client.recv(4) == b"220 "
+            MailDomain.objects.get(name=DOMAINS[0], server_port=port)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+
+
+def start_world(home: Path, sink: str) -> subprocess.Popen:
+    url = os.environ["DATABASE_URL"].rpartition("/")[0] + "/" + connection.settings_dict["NAME"]
+    variables = {
+        "LAZARET_HOME": str(home),
+        "LAZARET_EMBEDDED": "1",
+        "LAZARET_DEMO": "1",
+        "LAZARET_DEMO_SINK": sink,
+        "LAZARET_DNS": f"127.0.0.1:{find_free_port()}",
+        "DATABASE_URL": url,
+        "DJANGO_SETTINGS_MODULE": "portal.settings.embedded",
+    }
+    return subprocess.Popen([sys.executable, "manage.py", "demo_world"], cwd=PROJECT, env=os.environ | variables)
+
+
+def wait_for_sink(home: Path) -> int:
+    for _ in range(300):
+        port = int((home / "demo" / "sink").read_text().rpartition(":")[2] or 4)
+        if port != 4 and MailDomain.objects.filter(server_port=port).exists():
+            return port
+        time.sleep(0.1)
+    raise AssertionError("the world did not start")
