@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 from portal.tenants.people.models import Mailbox, User
@@ -29,6 +30,9 @@ class Digest(models.Model):
     since = models.DateTimeField()
     until = models.DateTimeField()
     held = models.PositiveIntegerField(default=0)  # messages in the report
+    # The recipient rows of the window's last hour that were seen: a message that was received before `until`
+    # but committed after it is told apart from these by the next report.
+    tail = ArrayField(models.BigIntegerField(), default=list, db_default=[])
     reason = models.CharField(max_length=100, blank=True)  # why it was skipped
     message = models.ForeignKey(Message, on_delete=models.SET_NULL, null=True, related_name="+")
     requested_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+")
@@ -39,6 +43,9 @@ class Digest(models.Model):
             models.UniqueConstraint(
                 fields=["mailbox", "slot_at"], condition=models.Q(kind="daily"), name="digest_once_a_slot"
             )
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["slot_at"], name="digest_due", condition=models.Q(state="due")),
         ]
 
     def __str__(self) -> str:
@@ -53,7 +60,7 @@ class DigestLink(models.Model):
     token_hash = models.BinaryField(max_length=32, unique=True)
     code_hash = models.CharField(max_length=128)
     failed_codes = models.PositiveSmallIntegerField(default=0)
-    expires_at = models.DateTimeField()
+    expires_at = models.DateTimeField(db_index=True)
     used_at = models.DateTimeField(null=True, blank=True)
 
     def __str__(self) -> str:

@@ -1,0 +1,145 @@
+"""A report as a mail: words, HTML and plain text in the provider's brand, and the octets that are handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP, SMTPUTF8
+from email.utils import format_datetime
+from functools import cached_property
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+from django.template.loader import get_template
+
+from portal.tenants.models import ServiceProvider
+from portal.tenants.urls import get_hostname, get_portal_url
+from quarantine.models import Category, Recipient
+from reports import wording
+
+# A local part at the provider's own hostname: the provider can publish SPF for it, and no customer's server takes
+# it for somebody who forges the customer's own domain.
+LOCAL_PART = "quarantine"
+SCORED = {Category.CLEAN, Category.SPAM, Category.SURE_SPAM}
+
+
+@dataclass(frozen=True)
+class Brand:
+    """What all reports of one provider share."""
+
+    provider: ServiceProvider
+    hostname: str
+    portal_url: str
+
+    @cached_property
+    def name(self) -> str:
+        return wording.clean(self.provider.name, 100)
+
+    @cached_property
+    def ink(self) -> str:
+        """Black or white, whichever is better read on the provider's colour (WCAG 2 relative luminance)."""
+        red, green, blue = (int(self.provider.colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
+        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        return "#ffffff" if luminance < 0.179 else "#16191d"
+
+    @cached_property
+    def logo_cid(self) -> str:
+        return f"logo@{self.hostname}" if self.provider.logo and self.provider.logo_type else ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One message in the report, in words. `url` is empty where the recipient may not release it."""
+
+    name: str
+    address: str
+    subject: str
+    when: str
+    verdict: str
+    to: str  # the address it was sent to, where that is an alias
+    url: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that one mail says."""
+
+    brand: Brand
+    address: str
+    time_zone: str
+    since: datetime
+    until: datetime
+    total: int
+    lines: Sequence[Line] = field(default_factory=list)
+    on_demand: bool = False
+
+    @property
+    def more(self) -> int:
+        return self.total - len(self.lines)
+
+    @property
+    def title(self) -> str:
+        if not self.total:
+            return "Nothing was held for you"
+        return "1 message is held for you" if self.total == 1 else f"{self.total} messages are held for you"
+
+    @property
+    def subject(self) -> str:
+        if not self.total:
+            return f"{self.brand.name}: nothing in your quarantine report"
+        return f"{self.brand.name}: {self.total} {'message' if self.total == 1 else 'messages'} in quarantine"
+
+    @property
+    def period(self) -> str:
+        zone = ZoneInfo(self.time_zone)
+        since, until = (f"{at.astimezone(zone):%a %-d %b %Y, %H:%M}" for at in (self.since, self.until))
+        return f"{since} to {until}"
+
+
+def get_brand(provider: ServiceProvider) -> Brand:
+    return Brand(provider, get_hostname(provider), get_portal_url(provider))
+
+
+def describe(recipient: Recipient, *, mailbox: str, time_zone: str, url: str, code: str) -> Line:
+    """An item in words that are safe to print."""
+    message = recipient.message
+    name, address = wording.read_sender(message.header_from, message.sender)
+    category = Category(recipient.category)
+    verdict = f"{category.label}, score {recipient.score:.1f}" if category in SCORED else str(category.label)
+    return Line(
+        name=name,
+        address=address,
+        subject=wording.read_subject(message.subject),
+        when=f"{recipient.received_at.astimezone(ZoneInfo(time_zone)):%a %-d %b, %H:%M}",
+        verdict=verdict,
+        to="" if recipient.address.lower() == mailbox else wording.show_address(recipient.address),
+        url=url,
+        code=f"{code[:3]} {code[3:]}" if url else "",
+    )
+
+
+def make_mail(report: Report, *, at: datetime) -> bytes:
+    """The report as octets to be sent: CRLF, no line over 998, ASCII but for addresses that are not (RFC 6532)."""
+    brand, context = report.brand, {"report": report, "brand": report.brand}
+    text = get_template("mail/digest.txt").render(context)
+    html = get_template("mail/digest.html").render(context)
+    mail = EmailMessage(policy=SMTP if report.address.isascii() else SMTPUTF8)
+    mail["From"] = Address(f"{brand.name} quarantine", LOCAL_PART, brand.hostname)
+    mail["To"] = report.address
+    mail["Subject"] = report.subject
+    mail["Date"] = format_datetime(at)
+    mail["Message-ID"] = f"<{uuid4().hex}@{brand.hostname}>"
+    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's vacation notice answers it
+    mail["X-Auto-Response-Suppress"] = "All"  # the same for Exchange
+    mail.set_content(text, cte="quoted-printable")
+    mail.add_alternative(html, subtype="html", cte="quoted-printable")
+    if brand.logo_cid:
+        subtype = brand.provider.logo_type.partition("/")[2]
+        part = mail.get_payload()[1]  # type: ignore[index]
+        part.add_related(bytes(brand.provider.logo or b""), "image", subtype, cid=f"<{brand.logo_cid}>")  # type: ignore[union-attr]
+    return mail.as_bytes()

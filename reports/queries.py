@@ -1,0 +1,126 @@
+"""What the reports read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connection
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from portal.tenants.people.models import Mailbox
+from quarantine.models import Recipient
+from reports.models import Digest
+
+LISTED = 100  # items with a line of their own in one report
+LATE = timedelta(hours=1)  # the longest time from a message's received_at to the commit that shows it
+
+# `asked` is one row a report; `tail` holds what the report before saw of the hour before `since`.
+# One statement, so that the total and the list are of one snapshot. Index: recipient_held_mailbox.
+_HELD = """
+SELECT asked.key, asked.since, seen.total, seen.tail, listed.ids
+FROM asked
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE r.received_at >= asked.since OR r.id <> ALL (asked.tail)) AS total,
+           coalesce(array_agg(r.id) FILTER (WHERE r.received_at >= %(until)s - %(late)s), '{}') AS tail
+    FROM quarantine_recipient r
+    WHERE r.mailbox_id = asked.mailbox_id AND r.state = 'quarantined'
+      AND r.received_at >= asked.since - asked.late AND r.received_at < %(until)s
+) seen
+CROSS JOIN LATERAL (
+    SELECT ARRAY(
+        SELECT r.id FROM quarantine_recipient r
+        WHERE r.mailbox_id = asked.mailbox_id AND r.state = 'quarantined'
+          AND r.received_at >= asked.since - asked.late AND r.received_at < %(until)s
+          AND (r.received_at >= asked.since OR r.id <> ALL (asked.tail))
+        ORDER BY r.received_at DESC, r.id DESC LIMIT %(listed)s
+    ) AS ids
+) listed
+"""
+# Index: digest_once_a_slot, backwards.
+_SINCE_LAST = """
+WITH asked AS MATERIALIZED (
+    SELECT m.id AS key, m.id AS mailbox_id, coalesce(last.until, m.created_at) AS since,
+           coalesce(last.tail, '{}') AS tail, %(late)s::interval AS late
+    FROM people_mailbox m
+    LEFT JOIN LATERAL (
+        SELECT d.until, d.tail FROM reports_digest d
+        WHERE d.mailbox_id = m.id AND d.kind = 'daily' ORDER BY d.slot_at DESC LIMIT 1
+    ) last ON true
+    WHERE m.id = ANY (%(keys)s)
+)
+"""
+_SINCE_ASKED = """
+WITH asked AS MATERIALIZED (
+    SELECT d.id AS key, d.mailbox_id, d.since, '{}'::bigint[] AS tail, interval '0' AS late
+    FROM reports_digest d WHERE d.id = ANY (%(keys)s)
+)
+"""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one report covers: all that is held since `since`, the newest rows, and those of the last hour."""
+
+    since: datetime
+    total: int
+    tail: list[int]
+    listed: list[int]
+
+
+def list_held_since_last(mailboxes: Sequence[Mailbox], *, until: datetime) -> dict[int, Window]:
+    """By mailbox: what came into quarantine since its last daily report (the first: since it was made).
+
+    No held message is in two of them or in none, even when its transaction ends after a report that covers the
+    time it was received; the mailboxes are locked by the caller, so that reports of one follow each other.
+    """
+    return _list_held(_SINCE_LAST, [mailbox.pk for mailbox in mailboxes], until)
+
+
+def list_held_since_asked(digests: Sequence[Digest], *, until: datetime) -> dict[int, Window]:
+    """By digest: what came into quarantine since the digest's own `since`."""
+    return _list_held(_SINCE_ASKED, [digest.pk for digest in digests], until)
+
+
+def _list_held(asked: str, keys: list[int], until: datetime) -> dict[int, Window]:
+    with connection.cursor() as cursor:
+        values: dict[str, Any] = {"keys": keys, "until": until, "late": LATE, "listed": LISTED}
+        cursor.execute(asked + _HELD, values)
+        return {key: Window(since, total, tail, listed) for key, since, total, tail, listed in cursor.fetchall()}
+
+
+def get_items(windows: Sequence[Window]) -> dict[int, Recipient]:
+    """The listed rows with what is shown of their messages, by id."""
+    ids = [pk for window in windows for pk in window.listed]
+    rows = Recipient.objects.filter(pk__in=ids).select_related("message")
+    shown = rows.only(
+        "address", "category", "score", "received_at", "message__header_from", "message__subject", "message__sender"
+    )
+    return {row.pk: row for row in shown}
+
+
+def list_due(now: datetime) -> QuerySet[Mailbox]:
+    """Mailboxes whose slot has come, and those that never had one. Index: next_digest_at."""
+    return Mailbox.objects.filter(Q(next_digest_at__lte=now) | Q(next_digest_at=None))
+
+
+def claim_due(due: QuerySet[Mailbox], *, limit: int) -> list[Mailbox]:
+    """Lock due mailboxes that no other worker has locked, the longest due first; `made` says that the slot has its
+    digest. Not FOR UPDATE: mail arriving for a mailbox locks its key, and must not wait for a report.
+    """
+    made = Digest.objects.filter(kind=Digest.Kind.DAILY, mailbox=OuterRef("pk"), slot_at=OuterRef("next_digest_at"))
+    found = due.annotate(made=Exists(made)).order_by("next_digest_at", "pk")
+    return list(found.select_for_update(skip_locked=True, no_key=True, of=("self",))[:limit])
+
+
+def list_requested(before: datetime) -> QuerySet[Digest]:
+    """Reports asked for before that time and not sent yet. Index: digest_due."""
+    return Digest.objects.filter(state=Digest.State.DUE, slot_at__lte=before).order_by("slot_at")
+
+
+def claim_requested(ids: Sequence[int]) -> list[Digest]:
+    """Lock those of the reports that are still to be sent and that no other worker has locked."""
+    due = Digest.objects.filter(pk__in=ids, state=Digest.State.DUE).select_related("mailbox", "requested_by")
+    return list(due.select_for_update(skip_locked=True, no_key=True, of=("self",)))
