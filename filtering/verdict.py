@@ -43,10 +43,27 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Action, category, score and findings, with the number of the policy release that judged."""
+    """Action, category, score and findings, with the number of the policy release that judged.
+
+    `score` counts all findings. `content_score` leaves out what policy decided: only that may ever teach anything.
+    """
 
     action: Action
     category: Category
     score: float
     findings: tuple[Finding, ...]
     policy_release: int
+
+    @property
+    def content_score(self) -> float:
+        return round(sum(finding.points for finding in self.findings if finding.learn), 2)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRefusal:
+    """Why a client is refused at RCPT, and the reply: code, enhanced code, ASCII text that fits one line."""
+
+    code: int
+    enhanced: str
+    text: str
+    finding: Finding

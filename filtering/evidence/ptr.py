@@ -117,7 +117,7 @@ class Resolver:
         try:
             found = await self._resolver.resolve(name, kind, search=False, lifetime=self.deadline)
         except dns.resolver.NXDOMAIN as error:
-            return Answer((), _get_negative_seconds(error.responses()[name]), "NXDOMAIN")
+            return Answer((), _get_negative_seconds(error.kwargs["responses"][name]), "NXDOMAIN")
         except dns.resolver.NoAnswer as error:
             return _read_no_answer(name, error.kwargs["response"])
         except (dns.exception.DNSException, OSError, ValueError) as error:

@@ -28,8 +28,8 @@ from filtering.learning.weights import BASE_MODEL, BadWeights, Lessons, Weights,
 log = logging.getLogger(__name__)
 
 LEARNING_RATE = 10.0  # features of a message have length 1: a wrong verdict moves its margin by at most this
-CALIBRATION = 2.0  # margin to log-odds, measured on mail that was not learned from (docs/filtering.md)
-MAX_MARGIN = 15.0
+CALIBRATION = (2.25, -1.75)  # margin to log-odds, fitted on mail that was not learned from (docs/filtering.md)
+MAX_MARGIN = 12.0
 FOLLOW_SECONDS = 1.0
 
 
@@ -53,10 +53,10 @@ class Classifier:
     Judging is safe from many threads at once; learning is for one.
     """
 
-    def __init__(self, weights: Weights, path: Path | None = None) -> None:
+    def __init__(self, weights: Weights, path: Path | None = None, stamp: tuple[int, int] | None = None) -> None:
         self._weights = weights
         self._path = path
-        self._stamp: tuple[int, int] | None = _get_stamp(path) if path else None
+        self._stamp = stamp
         self._looked_at = time.monotonic()
         self._looking = threading.Lock()
 
@@ -69,7 +69,8 @@ class Classifier:
         try:
             if not path.exists():
                 publish(read_base(), path, replace=False)
-            return cls(open_weights(path), path)
+            stamp = _get_stamp(path)  # before it is opened: what replaces it meanwhile is seen later
+            return cls(open_weights(path), path, stamp)
         except (OSError, BadWeights) as error:
             log.error("classifier_weights_unreadable path=%s error=%s using=base", path, type(error).__name__)
             return cls(read_base(), path)
@@ -149,4 +150,5 @@ def _get_margin(weights: Weights, slots: Slots) -> float:
 
 
 def _to_probability(margin: float) -> float:
-    return 1 / (1 + math.exp(-CALIBRATION * margin))
+    slope, offset = CALIBRATION
+    return 1 / (1 + math.exp(-slope * margin - offset))
