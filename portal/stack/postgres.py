@@ -139,7 +139,8 @@ class EmbeddedPostgres:
             directory=self.home,
             log=self.log,
             user=self.user,
-            stop_signal=signal.SIGINT,
+            stop_signal=signal.SIGINT,  # fast
+            insist_signal=signal.SIGQUIT,  # immediate: it recovers at the next start
         )
 
     def _check_version(self) -> None:

@@ -6,16 +6,19 @@ import ctypes
 import importlib.util
 import os
 import pwd
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1  # prctl(2), Linux only
+SERVER_PORTS = range(20000, 32000)
 
 
 class StackError(Exception):
@@ -24,7 +27,7 @@ class StackError(Exception):
 
 @dataclass(frozen=True)
 class Launch:
-    """A program to run. `stop_signal` asks it for an orderly end, also when its parent dies."""
+    """A program to run. `stop_signal` asks for an orderly end, also when the parent dies; `insist_signal` insists."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
@@ -32,6 +35,7 @@ class Launch:
     log: Path
     user: pwd.struct_passwd | None = None
     stop_signal: signal.Signals = signal.SIGTERM
+    insist_signal: signal.Signals = signal.SIGKILL
 
     def options(self) -> dict[str, Any]:
         """For subprocess and asyncio alike. A session of its own: the terminal's Ctrl-C reaches only the supervisor."""
@@ -81,11 +85,12 @@ def find_package(name: str) -> Path:
 
 
 def find_free_port(wanted: int = 0) -> int:
-    """`wanted` where it is free on loopback, else any free port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            return find_free_port()
-        return int(probe.getsockname()[1])
+    """`wanted` where it is free on loopback, else another; below the range that outgoing connections take theirs of."""
+    tried = [wanted] if wanted else []
+    for port in [*tried, *(SERVER_PORTS[secrets.randbelow(len(SERVER_PORTS))] for _ in range(50)), 0]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return int(probe.getsockname()[1])
+    raise StackError("There is no free port on 127.0.0.1.")

@@ -61,7 +61,7 @@ class EmbeddedValkey:
 
     def prepare(self, port: int = 0) -> None:
         """Write the configuration, which holds the password and the port."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.port = find_free_port(port)
         password = self.home / "password"
         if not password.is_file() or not self.password:

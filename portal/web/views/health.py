@@ -41,11 +41,13 @@ def healthz(request: HttpRequest) -> HttpResponse:
         return HttpResponse(status=405, headers={"Allow": "GET, HEAD"})
     parts = _cache.get()
     ready = all(part["state"] == READY for part in parts.values())
-    return JsonResponse(
+    response = JsonResponse(
         {"ready": ready, "parts": parts},
         status=200 if ready else 503,
         headers={"Cache-Control": "no-store"},
     )
+    response._has_been_logged = True  # type: ignore[attr-defined] # Django would call a 503 an error of this page
+    return response
 
 
 class _Cache:

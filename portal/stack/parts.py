@@ -1,0 +1,60 @@
+"""The processes of Lazaret's own: what each is started with. The order here is the order of starting."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from portal.settings.environment import PROJECT, Address
+from portal.stack.process import Launch
+
+WEB_WORKERS = 2
+WEB_THREADS = 8
+WORKER_PROCESSES = 2
+QUEUES = "default,digest,release"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process: its name, its arguments to Python, and how long its orderly end may take."""
+
+    name: str
+    arguments: tuple[str, ...]
+    stop_seconds: float
+
+
+def list_parts(*, web: Address, gateways: int, demo: bool) -> list[Part]:
+    world = [Part("demo", ("manage.py", "demo_world"), 5)] if demo else []
+    celery = ("-m", "celery", "-A", "portal.celery")
+    worker = ("worker", "--queues", QUEUES, "--concurrency", str(WORKER_PROCESSES), "--loglevel", "INFO")
+    return [
+        *world,
+        Part("courier", ("manage.py", "courier"), 20),
+        Part("worker", (*celery, *worker, "--without-gossip", "--without-mingle"), 20),
+        # Its schedule in memory: the persistent one is a pickle, and knows nothing that the database does not.
+        Part(
+            "beat", (*celery, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "", "--loglevel", "INFO"), 5
+        ),
+        Part("web", ("-m", "gunicorn", *_web(web), "portal.wsgi"), 15),
+        *(Part(f"gateway-{number}", ("manage.py", "gateway"), 15) for number in range(1, gateways + 1)),
+    ]
+
+
+def _web(address: Address) -> tuple[str, ...]:
+    return (
+        *("--bind", str(address), "--reuse-port", "--no-control-socket", "--name", "lazaret"),
+        *("--worker-class", "gthread", "--workers", str(WEB_WORKERS), "--threads", str(WEB_THREADS)),
+        *("--graceful-timeout", "10", "--access-logfile", "-", "--logger-class", "portal.stack.access.AccessLogger"),
+    )
+
+
+def make_launch(name: str, arguments: tuple[str, ...], environment: Mapping[str, str], logs: Path) -> Launch:
+    """Run our own Python with `arguments` in the project. The gateways share one log."""
+    return Launch(
+        command=(sys.executable, *arguments),
+        environment={**environment, "PYTHONUNBUFFERED": "1"},
+        directory=PROJECT,
+        log=logs / f"{name.partition('-')[0]}.log",
+    )
