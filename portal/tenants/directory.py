@@ -40,6 +40,7 @@ class ServedDomain:
     spam_action: str
     sure_spam_action: str
     ptr_action: str
+    hostname: str  # of the provider's portal; empty where there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,12 @@ class UnknownMailbox:
 
 
 DOMAINS = """
-SELECT d.id, d.name, p.schema_name, p.slug, d.spam_action, d.sure_spam_action, d.ptr_action
-FROM public.tenants_maildomain d JOIN public.tenants_serviceprovider p ON p.id = d.provider_id ORDER BY d.id
+SELECT d.id, d.name, p.schema_name, p.slug, d.spam_action, d.sure_spam_action, d.ptr_action, coalesce(h.domain, '')
+FROM public.tenants_maildomain d JOIN public.tenants_serviceprovider p ON p.id = d.provider_id
+LEFT JOIN LATERAL (
+    SELECT domain FROM public.tenants_hostname WHERE tenant_id = p.id ORDER BY is_primary DESC, id LIMIT 1
+) h ON true
+ORDER BY d.id
 """
 
 # By the unique indexes of the two address columns; rules by those of mailbox_id and of domain_id without a mailbox.
