@@ -1,0 +1,308 @@
+"""The one way in: a message that was received is looked at, judged for each recipient, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from enum import Enum
+
+from psycopg import Error
+
+from filtering.evidence import ClassifierEvidence, ContentEvidence, Evidence, PtrEvidence, PtrStatus
+from filtering.evidence.content import read_content
+from filtering.learning.classifier import Classifier
+from filtering.message import InboundMessage, Peer
+from filtering.pipeline import ClientRefusal, judge, judge_client
+from filtering.policy.values import Policy, ReleasePolicy, Rule
+from filtering.verdict import Action, Category, Verdict
+from portal.tenants.database import Pool
+from portal.tenants.directory import Addressee, Directory, ServedDomain, UnknownMailbox
+from portal.tenants.urls import make_portal_url
+from quarantine.content import compress
+from quarantine.models import State
+from quarantine.store import Filing, Outcome, Store, Transaction, UnroutedRefusal
+
+log = logging.getLogger(__name__)
+
+EVIDENCE_SECONDS = 20.0  # for all evidence of a message together
+MAX_RECEIVED_HEADERS = 100  # more is a loop (RFC 5321 6.3)
+MAX_HEADER_OCTETS = 1024 * 1024  # in which they are counted
+LIVE_RELEASE = "SELECT number, content FROM public.policy_policyrelease WHERE is_live"
+
+
+class IntakeUnavailableError(Exception):
+    """It cannot be judged now: the sender must try again later. Nothing is ever taken in unjudged."""
+
+
+class Result(Enum):
+    """What the sender is to be told about the message as a whole."""
+
+    KEPT = "kept"
+    REFUSED = "refused"  # every recipient's verdict was a refusal
+    LOOPING = "looping"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """A recipient that was accepted: the address as it was given, and whom it means."""
+
+    given: str
+    addressee: Addressee
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was found out about the octets, away from the event loop."""
+
+    content: ContentEvidence
+    classifier: dict[str, ClassifierEvidence]  # by provider
+    sha256: bytes
+    stored: tuple[int, bytes]
+    hops: int
+
+
+PolicyKey = tuple[str, str, str, str, tuple[tuple[str, str, str], ...]]
+
+
+class Intake:
+    """Judges clients at RCPT and messages at the end of DATA. One for a process."""
+
+    def __init__(
+        self, pool: Pool, directory: Directory, store: Store, classifier: Classifier, executor: Executor
+    ) -> None:
+        self._pool = pool
+        self._store = store
+        self._classifier = classifier
+        self._executor = executor
+        self._release: ReleasePolicy | None = None
+        self._changes = 0
+        directory.on_public_change(self._forget_release)
+
+    def _forget_release(self) -> None:
+        self._release = None
+        self._changes += 1
+
+    async def get_release(self) -> ReleasePolicy:
+        """The live policy release. Raises IntakeUnavailableError where it can neither be read nor remembered."""
+        while self._release is None:
+            change = self._changes
+            release = await self._load_release()
+            if change == self._changes:
+                self._release = release
+        return self._release
+
+    async def _load_release(self) -> ReleasePolicy:
+        try:
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(LIVE_RELEASE)
+                rows = await cursor.fetchall()
+            [(number, content)] = rows
+            return ReleasePolicy.from_content(number, content)
+        except (Error, ValueError, TypeError) as error:
+            log.error("policy_release_unavailable error=%s", type(error).__name__)
+            raise IntakeUnavailableError from error
+
+    async def judge_client(self, ip: str, ptr: PtrEvidence, addressee: Addressee) -> ClientRefusal | None:
+        """Whether the client is refused for this recipient because of what it is. The postmaster refuses nobody."""
+        if addressee.is_postmaster:
+            return None
+        return judge_client(ip, ptr, make_policy(await self.get_release(), addressee))
+
+    async def record_refused_client(
+        self, transaction: Transaction, recipient: Recipient, refusal: ClientRefusal, reply: str
+    ) -> None:
+        """File a recipient refused at RCPT for what the client is, before the client is told."""
+        verdict = Verdict(Action.REFUSE, Category.POLICY, 0.0, (refusal.finding,), (await self.get_release()).number)
+        domain, mailbox_id = recipient.addressee.domain, recipient.addressee.mailbox_id
+        await self._record(transaction, recipient.given, domain, mailbox_id, verdict, reply, refusal.finding.text)
+
+    async def record_unknown_mailbox(
+        self, transaction: Transaction, given: str, unknown: UnknownMailbox, reply: str
+    ) -> None:
+        """File a recipient that is not there, in the provider whose domain it is."""
+        verdict = Verdict(Action.REFUSE, Category.POLICY, 0.0, (), 0)
+        await self._record(transaction, given, unknown.domain, None, verdict, reply, "There is no such mailbox.")
+
+    async def record_relay_denied(self, transaction: Transaction, given: str, reply: str) -> None:
+        """File a recipient of a domain that is not ours, for the operator."""
+        await self._store.keep(UnroutedRefusal(transaction, given, reply))
+
+    async def record_refused_message(
+        self, transaction: Transaction, recipients: Iterable[Recipient], *, size: int, reply: str, reason: str
+    ) -> None:
+        """File a message that was refused unread for all its recipients; its content is not kept."""
+        verdict = Verdict(Action.REFUSE, Category.POLICY, 0.0, (), 0)
+        judged = [(recipient, verdict) for recipient in recipients]
+        await self._store.keep(*_make_filings(transaction, judged, Result.REFUSED, reply, reason=reason, size=size))
+
+    async def _record(
+        self,
+        transaction: Transaction,
+        given: str,
+        domain: ServedDomain,
+        mailbox_id: int | None,
+        verdict: Verdict,
+        reply: str,
+        reason: str,
+    ) -> None:
+        outcome = Outcome(given, domain.id, mailbox_id, State.REFUSED, verdict, reply, "refused", f"{reply} [{reason}]")
+        evidence = Evidence(ptr=transaction.ptr)
+        await self._store.keep(Filing(domain.schema, transaction, (outcome,), evidence))
+
+    async def receive(
+        self, transaction: Transaction, recipients: list[Recipient], raw: bytes, replies: Mapping[Result, str]
+    ) -> Result:
+        """Look at the message, judge it for every recipient, and store all that in one transaction.
+
+        `replies` are the words that the sender will be told for each result, for the record. When this returns, the
+        result is on disk. Raises IntakeUnavailableError or StoreUnavailableError when it is not: then the sender
+        must be told to try again. Whatever else is raised means the same.
+        """
+        release = await self.get_release()
+        examined = await self._examine(raw, {recipient.addressee.domain.provider for recipient in recipients})
+        evidence = {
+            provider: Evidence(ptr=transaction.ptr, content=examined.content, classifier=opinion)
+            for provider, opinion in examined.classifier.items()
+        }
+        verdicts = judge_for_all(make_message(transaction, raw), evidence, release, recipients)
+        result = decide((verdict for _, verdict in verdicts), examined.hops)
+        filings = _make_filings(
+            transaction, verdicts, result, replies[result], evidence=evidence, examined=examined, size=len(raw)
+        )
+        await self._store.keep(*filings)
+        return result
+
+    async def _examine(self, raw: bytes, providers: set[str]) -> Examined:
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._executor, examine, raw, sorted(providers), self._classifier)
+        try:
+            return await asyncio.wait_for(work, EVIDENCE_SECONDS)
+        except TimeoutError as error:
+            log.error("examination_too_slow octets=%d", len(raw))
+            raise IntakeUnavailableError from error
+
+
+async def await_ptr(ptr: asyncio.Future[PtrEvidence]) -> PtrEvidence:
+    """The answer of a look-up that is running; unknown when it takes too long or fails."""
+    try:
+        return await asyncio.wait_for(asyncio.shield(ptr), EVIDENCE_SECONDS)
+    except TimeoutError:
+        return PtrEvidence(PtrStatus.UNKNOWN, milliseconds=round(EVIDENCE_SECONDS * 1000), detail="timeout")
+
+
+def examine(raw: bytes, providers: list[str], classifier: Classifier) -> Examined:
+    """Everything that takes time over the octets: reading, classifying, hashing, compressing. For a thread."""
+    return Examined(
+        content=read_content(raw),
+        classifier={provider: classifier.classify(raw, provider) for provider in providers},
+        sha256=hashlib.sha256(raw).digest(),
+        stored=compress(raw),
+        hops=count_hops(raw),
+    )
+
+
+def count_hops(raw: bytes) -> int:
+    """How many Received fields the header has."""
+    end = raw.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS)
+    header = raw[: end if end >= 0 else MAX_HEADER_OCTETS].lower()
+    return header.count(b"\nreceived:") + header.startswith(b"received:")
+
+
+def make_message(transaction: Transaction, raw: bytes) -> InboundMessage:
+    peer = Peer(transaction.client_ip, transaction.helo, transaction.tls)
+    return InboundMessage(transaction.trace_id, raw, transaction.sender, peer, transaction.received_at)
+
+
+def make_policy(release: ReleasePolicy, addressee: Addressee) -> Policy:
+    """The release, and what the people of this recipient chose."""
+    domain = addressee.domain
+    return Policy(
+        release=release,
+        rules=tuple(Rule(*rule) for rule in addressee.rules),
+        spam_action=Action(domain.spam_action),
+        sure_spam_action=Action(domain.sure_spam_action),
+        ptr_action=domain.ptr_action,
+        portal_url=make_portal_url(domain.hostname) if domain.hostname else "",
+    )
+
+
+def judge_for_all(
+    message: InboundMessage, evidence: Mapping[str, Evidence], release: ReleasePolicy, recipients: list[Recipient]
+) -> list[tuple[Recipient, Verdict]]:
+    """The verdict for each recipient; people who chose alike are judged for once."""
+    verdicts: dict[PolicyKey, Verdict] = {}
+    found = []
+    for recipient in recipients:
+        domain = recipient.addressee.domain
+        choices = (domain.spam_action, domain.sure_spam_action, domain.ptr_action, recipient.addressee.rules)
+        key = (domain.provider, *choices)
+        if key not in verdicts:
+            verdicts[key] = judge(message, evidence[domain.provider], make_policy(release, recipient.addressee))
+        found.append((recipient, verdicts[key]))
+    return found
+
+
+def decide(verdicts: Iterable[Verdict], hops: int) -> Result:
+    """One reply answers all recipients: it is a refusal only when every verdict is one."""
+    if hops > MAX_RECEIVED_HEADERS:
+        return Result.LOOPING
+    return Result.REFUSED if all(verdict.action is Action.REFUSE for verdict in verdicts) else Result.KEPT
+
+
+def _make_filings(
+    transaction: Transaction,
+    verdicts: Iterable[tuple[Recipient, Verdict]],
+    result: Result,
+    reply: str,
+    *,
+    size: int,
+    evidence: Mapping[str, Evidence] | None = None,
+    examined: Examined | None = None,
+    reason: str = "",
+) -> list[Filing]:
+    """The records of a message, one a provider."""
+    by_domain: dict[tuple[str, str], list[Outcome]] = {}
+    for recipient, verdict in verdicts:
+        domain = recipient.addressee.domain
+        outcome = _make_outcome(recipient, verdict, result, reply, reason)
+        by_domain.setdefault((domain.schema, domain.provider), []).append(outcome)
+    return [
+        Filing(
+            schema=schema,
+            transaction=transaction,
+            outcomes=tuple(outcomes),
+            evidence=evidence[provider] if evidence else Evidence(ptr=transaction.ptr),
+            size=size,
+            sha256=examined.sha256 if examined else None,
+            stored=examined.stored if examined and result is Result.KEPT else None,
+        )
+        for (schema, provider), outcomes in by_domain.items()
+    ]
+
+
+def _make_outcome(recipient: Recipient, verdict: Verdict, result: Result, reply: str, reason: str) -> Outcome:
+    addressee = recipient.addressee
+    state, event = _choose_state(verdict, result)
+    reason = reason or explain(verdict)
+    text = f"{reply} [{reason}]" if result is not Result.KEPT else reason
+    return Outcome(recipient.given, addressee.domain.id, addressee.mailbox_id, state, verdict, reply, event, text)
+
+
+def _choose_state(verdict: Verdict, result: Result) -> tuple[State, str]:
+    if result is not Result.KEPT:
+        return State.REFUSED, "refused"
+    if verdict.action in {Action.DELIVER, Action.TAG}:
+        return State.DELIVERING, "accepted"
+    return State.QUARANTINED, "held"
+
+
+def explain(verdict: Verdict) -> str:
+    """Why it was judged so, in one line for people: the weightiest first."""
+    findings = sorted(verdict.findings, key=lambda finding: -abs(finding.points))
+    told = "; ".join(f"{finding.text} ({finding.points:+.1f})" for finding in findings)
+    category = verdict.category.value.replace("_", " ")
+    return f"{category}, score {verdict.score:.1f}" + (f": {told}" if told else "")
