@@ -1,0 +1,237 @@
+"""The connection under an SMTP session: octets in and out, waiting, counting, ending. Knows no command."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import ssl
+from typing import cast
+
+from aiosmtpd.smtp import SMTP
+
+from portal.tenants.directory import DirectoryUnavailable
+from quarantine.gateway import replies
+from quarantine.gateway.inlet import Inlet, LineTooLongError
+from quarantine.gateway.replies import Reply
+from quarantine.gateway.services import Services
+from quarantine.intake import IntakeUnavailableError
+from quarantine.store import StoreUnavailableError, name_fault
+
+log = logging.getLogger(__name__)
+
+WITHOUT_MAIL = {"NOOP", "RSET", "VRFY", "HELO", "EHLO", "XCLIENT"}
+UNAVAILABLE = (DirectoryUnavailable, IntakeUnavailableError, StoreUnavailableError)
+
+
+class Connection(SMTP):
+    """An SMTP connection on aiosmtpd's protocol, with a command loop of its own.
+
+    It waits for the client only inside `Inlet`, so that no timeout runs while we work, and it answers a fault of ours
+    451, never 500. A client that hangs up cancels what is under way; what is being committed by then stays committed.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        super().__init__(None, hostname=services.hostname, ident="ESMTP", loop=self._loop)
+        self._services = services
+        self._limits = services.limits
+        self._inlet = Inlet(self._loop, self._flush)
+        self._pending: list[bytes] = []
+        self._wire: asyncio.Transport | None = None
+        self._peer = ""  # the address of the connection
+        self._tls = ""
+        self._stopping = False
+        self._listening = False  # waiting for a command
+        self._errors = self._failed_recipients = self._idle_commands = 0
+
+    # What a session is
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a mail transaction is open."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """The client is connected and admitted."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """The connection is over."""
+        raise NotImplementedError
+
+    async def obey(self, name: str, argument: bytes) -> Reply:
+        """Do what a command says; `name` is in upper case."""
+        raise NotImplementedError
+
+    def forget_client(self) -> None:
+        """TLS begins: everything said before is void (RFC 3207 section 4.2)."""
+        raise NotImplementedError
+
+    # asyncio's protocol
+
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        """Nothing: each wait for the client has its own end."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._wire = self._inlet.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername") or ("",)
+        self._peer = normalise_ip(str(peer[0]))
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._inlet.feed(data)
+
+    def eof_received(self) -> bool:
+        """The client may still read: what it has sent is answered."""
+        self._inlet.feed_eof()
+        return not self._tls
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._wire = self.transport = None
+        self._inlet.feed_eof()
+        self.abort()
+        asyncio.StreamReaderProtocol.connection_lost(self, error)
+
+    def stop(self) -> None:
+        """End soon: at once when nothing is under way, else after the message that is."""
+        self._stopping = True
+        if self._listening and not self.is_under_way:
+            self._send(replies.STOPPING)
+            self.abort()
+
+    def abort(self) -> None:
+        if self._handler_coroutine:
+            self._handler_coroutine.cancel()
+
+    # The session's course
+
+    async def _handle_client(self) -> None:
+        refusal = self._services.admit(self, self._peer)
+        try:
+            await self._converse(refusal)
+        except TimeoutError:
+            self._send(replies.TOO_SLOW)
+        except (EOFError, ConnectionError, ssl.SSLError):
+            pass
+        except Exception as error:  # noqa: BLE001 - the edge of the session
+            log.error("session_failed client=%s error=%s", self._peer, name_fault(error))
+            self._send(replies.NOT_READY)
+        finally:
+            self._services.forget(self, self._peer)
+            self.end()
+            if self._wire:
+                self._flush()
+                self._wire.close()
+
+    async def _converse(self, refusal: Reply | None) -> None:
+        if refusal:
+            self._send(refusal)
+            return
+        self.begin()
+        self._send(replies.greet(self.hostname))
+        while self.is_under_way or not self._stopping:
+            await self._drain()
+            reply = await self._take_command()
+            if reply.is_last:
+                return
+            if reply is replies.READY_FOR_TLS:
+                await self._start_tls()
+        self._send(replies.STOPPING)
+
+    async def _take_command(self) -> Reply:
+        """Read and obey one command; return the last reply that was sent."""
+        name = ""
+        self._listening = True
+        try:
+            line = await self._inlet.read_line(limit=self._limits.command_octets, seconds=self._limits.command_seconds)
+            self._listening = False
+            name, argument = split_command(line)
+            reply = await self._obey(name, argument)
+        except LineTooLongError:
+            reply = replies.LINE_TOO_LONG
+        self._send(reply)
+        if end := self._count(name, reply):
+            self._send(end)
+            return end
+        return reply
+
+    async def _obey(self, name: str, argument: bytes) -> Reply:
+        try:
+            return await self.obey(name, argument)
+        except UNAVAILABLE as error:
+            log.warning("deferred client=%s command=%s cause=%s", self._peer, name, type(error).__name__)
+        except (TimeoutError, EOFError, ConnectionError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is our fault and the sender comes again
+            log.error("command_failed client=%s command=%s error=%s", self._peer, name, name_fault(error))
+        return replies.TEMPORARY
+
+    def _count(self, name: str, reply: Reply) -> Reply | None:
+        """Keep account of what clients do instead of sending mail; the reply that ends the session is returned."""
+        if name == "DATA" and reply.code == replies.OK.code:
+            self._errors = self._failed_recipients = self._idle_commands = 0
+        elif name == "RCPT" and reply.code >= 500:
+            self._failed_recipients += 1
+        elif reply.code >= 500:
+            self._errors += 1
+        elif name in WITHOUT_MAIL:
+            self._idle_commands += 1
+        if reply.is_last:
+            return None
+        if self._errors >= self._limits.errors or self._failed_recipients >= self._limits.failed_recipients:
+            return replies.TOO_MANY_ERRORS
+        return replies.TOO_MANY_COMMANDS if self._idle_commands >= self._limits.idle_commands else None
+
+    def _send(self, reply: Reply) -> None:
+        """Queue a reply; replies to commands that came together leave together (RFC 2920 section 3.2)."""
+        self._pending.append(reply.encode())
+
+    def _flush(self) -> None:
+        if self._pending and self._wire:
+            self._wire.write(b"".join(self._pending))
+        self._pending.clear()
+
+    async def _drain(self) -> None:
+        """Wait for a client that does not read our replies."""
+        async with asyncio.timeout(self._limits.command_seconds):
+            await self._drain_helper()  # type: ignore[attr-defined]
+
+    async def _start_tls(self) -> None:
+        assert self._wire is not None  # noqa: S101 - the command came over it
+        assert self._services.tls is not None  # noqa: S101 - the reply would have been another
+        self._flush()
+        await self._drain()
+        self._inlet.clear()
+        transport = await self._loop.start_tls(
+            self._wire,
+            self,
+            self._services.tls,
+            server_side=True,
+            ssl_handshake_timeout=self._limits.handshake_seconds,
+        )
+        assert transport  # noqa: S101 - it raises otherwise
+        self._wire = self._inlet.transport = self.transport = transport
+        self._tls = describe_tls(transport)
+        self.forget_client()
+
+
+def split_command(line: bytes) -> tuple[str, bytes]:
+    verb, _, argument = line.rstrip(b"\r\n").partition(b" ")
+    return verb.upper().decode("ascii", "replace"), argument.strip(b" \t")
+
+
+def normalise_ip(text: str) -> str:
+    """The address without a zone, and an IPv4 one mapped into IPv6 as IPv4."""
+    try:
+        ip = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return ""
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip)
+
+
+def describe_tls(transport: asyncio.BaseTransport) -> str:
+    tls = transport.get_extra_info("ssl_object")
+    cipher = transport.get_extra_info("cipher") or ("",)
+    return f"{tls.version() if tls else 'TLS'} {cipher[0]}".strip()

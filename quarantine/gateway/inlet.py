@@ -1,0 +1,126 @@
+"""What the client sends, as it comes: lines of commands, and the octets of a message, within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+PAUSE_OCTETS = 256 * 1024  # the client is not read while so much waits for us
+END = b"\r\n.\r\n"
+
+
+class LineTooLongError(ValueError):
+    """A command line was longer than allowed; it has been read to its end and dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A message as received, dot-stuffing undone; `octets` is None where it went over the limit (`size` tells)."""
+
+    octets: bytes | None
+    size: int
+
+
+@dataclass(slots=True)
+class Pace:
+    """How slow a client may send a message: never silent for `silence` seconds, and on the whole not below `rate`
+    octets a second once `grace` seconds are over."""
+
+    silence: float = 180.0  # RFC 5321 4.5.3.2.5
+    grace: float = 300.0
+    rate: float = 500.0
+
+
+class Inlet:
+    """A buffer between the socket and the session. The session waits in here and nowhere else for the client.
+
+    Waiting raises TimeoutError when the client is too slow, EOFError when it has hung up. `before_wait` is called
+    whenever the client has to be waited for: then the replies so far must be on their way.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, before_wait: Callable[[], None]) -> None:
+        self._loop = loop
+        self._before_wait = before_wait
+        self._buffer = bytearray()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+        self._paused = False
+        self.transport: asyncio.Transport | None = None
+
+    def feed(self, octets: bytes) -> None:
+        self._buffer += octets
+        if len(self._buffer) > PAUSE_OCTETS and not self._paused and self.transport:
+            self._paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def feed_eof(self) -> None:
+        self._ended = True
+        self._wake()
+
+    def clear(self) -> None:
+        """Drop what was sent before TLS began: nobody knows who sent it (RFC 3207 section 4.2)."""
+        self._buffer.clear()
+        self._paused = False
+
+    async def read_line(self, *, limit: int, seconds: float) -> bytes:
+        """The next command line with its line end; raises LineTooLongError beyond `limit` octets."""
+        searched, dropped = 0, False
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            if len(self._buffer) > limit:
+                dropped = True
+                self._buffer.clear()
+            searched = len(self._buffer)
+            await self._wait(seconds)
+        line = bytes(self._buffer[: end + 1])
+        del self._buffer[: end + 1]
+        self._resume()
+        if dropped or len(line) > limit:
+            raise LineTooLongError
+        return line
+
+    async def read_data(self, *, limit: int, pace: Pace) -> Data:
+        """A message up to CRLF.CRLF: nothing else ends it. Beyond `limit` octets it is read and dropped."""
+        body = bytearray(b"\r\n")  # what ended the DATA command: a dot in the first line ends the message too
+        dropped = 0
+        began = self._loop.time()
+        while True:
+            searched = max(0, len(body) - len(END) + 1)
+            body += self._buffer
+            self._buffer.clear()
+            if (end := body.find(END, searched)) >= 0:
+                break
+            if dropped or len(body) > limit + len(END):
+                dropped += len(body) - len(END)
+                del body[: -len(END)]
+            self._resume()
+            slowest = began + pace.grace + (dropped + len(body)) / pace.rate
+            await self._wait(min(pace.silence, slowest - self._loop.time()))
+        self._buffer += body[end + len(END) :]
+        self._resume()
+        size = dropped + end
+        if dropped or size > limit:
+            return Data(None, size)
+        del body[end + 2 :]
+        return Data(bytes(body.replace(b"\r\n.", b"\r\n")[2:]), size)
+
+    async def _wait(self, seconds: float) -> None:
+        if self._ended:
+            raise EOFError
+        self._before_wait()
+        self._waiter = self._loop.create_future()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _resume(self) -> None:
+        if self._paused and len(self._buffer) <= PAUSE_OCTETS and self.transport:
+            self._paused = False
+            self.transport.resume_reading()

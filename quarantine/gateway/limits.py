@@ -1,0 +1,25 @@
+"""Every limit of an SMTP session, in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from quarantine.gateway.inlet import Pace
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Octets, seconds and counts. What is over a limit is answered 4xx wherever honest mail could reach it."""
+
+    message_octets: int = 50 * 1024 * 1024  # SIZE; more is 552
+    command_octets: int = 4096  # a command line with its end (RFC 5321 4.5.3.1.4 asks for 512 at least); more is 500
+    command_seconds: float = 300.0  # waiting for a command (RFC 5321 4.5.3.2.7); then 421
+    handshake_seconds: float = 30.0  # for STARTTLS
+    pace: Pace = field(default_factory=Pace)  # how slow a message may come; then 421
+    recipients: int = 1000  # in one message; more are 452
+    messages: int = 1000  # in one connection; then 421
+    errors: int = 20  # commands answered 5xx (recipients apart); then 421
+    failed_recipients: int = 45  # recipients answered 5xx since the last message; then 421
+    idle_commands: int = 100  # commands without mail since the last message; then 421
+    connections: int = 2000  # of one process; more are 421
+    client_connections: int = 50  # of one address, by process; more are 421

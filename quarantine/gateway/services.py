@@ -1,0 +1,66 @@
+"""What all sessions of a process share."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from filtering.evidence import PtrEvidence
+from portal.tenants.directory import Directory
+from quarantine.gateway import replies
+from quarantine.gateway.limits import Limits
+from quarantine.gateway.replies import Reply
+from quarantine.intake import Intake
+
+
+class Stoppable(Protocol):
+    def stop(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Services:
+    """The gateway as a session sees it, and the sessions as the gateway sees them."""
+
+    hostname: str
+    directory: Directory
+    intake: Intake
+    look_up_ptr: Callable[[str], Awaitable[PtrEvidence]]
+    limits: Limits = field(default_factory=Limits)
+    tls: ssl.SSLContext | None = None
+    trusted_networks: Iterable[str] = ()  # whose XCLIENT is believed
+    is_ready: bool = False
+    is_stopping: bool = False
+    sessions: set[Stoppable] = field(default_factory=set)
+    _clients: Counter[str] = field(default_factory=Counter)
+
+    def is_trusted(self, ip: str) -> bool:
+        if not self.trusted_networks or not ip:
+            return False
+        address = ipaddress.ip_address(ip)
+        return any(address in ipaddress.ip_network(network) for network in self.trusted_networks)
+
+    def admit(self, session: Stoppable, ip: str) -> Reply | None:
+        """Take note of a new connection; a reply means that it is to be turned away with it."""
+        self.sessions.add(session)
+        self._clients[ip] += 1
+        if self.is_stopping:
+            return replies.STOPPING
+        if not self.is_ready:
+            return replies.NOT_READY
+        if len(self.sessions) > self.limits.connections:
+            return replies.TOO_BUSY
+        if self._clients[ip] > self.limits.client_connections and not self.is_trusted(ip):
+            return replies.TOO_MANY_CONNECTIONS
+        return None
+
+    def forget(self, session: Stoppable, ip: str) -> None:
+        self.sessions.discard(session)
+        self._clients[ip] -= 1
+        if self._clients[ip] <= 0:
+            del self._clients[ip]

@@ -1,0 +1,134 @@
+"""A gateway on loopback in a thread of its own, and a client that speaks SMTP line by line."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvloop
+
+from quarantine.gateway.limits import Limits
+from quarantine.gateway.server import Gateway
+
+WAIT_SECONDS = 20
+
+
+class RunningGateway:
+    """The gateway, its port, and a way into its event loop."""
+
+    def __init__(self, gateway: Gateway, loop: asyncio.AbstractEventLoop) -> None:
+        self.gateway = gateway
+        self.services = gateway.services
+        self.loop = loop
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_SECONDS)
+
+    def connect(self, *, greeting: bool = True) -> Client:
+        client = Client(self.gateway.port)
+        if greeting:
+            assert client.read_reply().startswith("220 ")
+        return client
+
+    def open(self, ip: str = "", helo: str = "client.test") -> Client:
+        """A session that has said EHLO, for the client with this address."""
+        client = self.connect()
+        if ip:
+            assert client.ask(f"XCLIENT ADDR={ip}").startswith("220 ")
+        assert client.ask(f"EHLO {helo}").startswith("250")
+        return client
+
+
+class Client:
+    """A blocking SMTP client that hides nothing."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS)
+        self.stream = self.socket.makefile("rb")
+
+    def send(self, octets: bytes) -> None:
+        self.socket.sendall(octets)
+
+    def read_line(self) -> str:
+        return self.stream.readline().decode("ascii").rstrip("\r\n")
+
+    def read_reply(self) -> str:
+        """One reply; the lines of a longer one are joined by line feeds. Empty: the server hung up."""
+        lines = [self.read_line()]
+        while lines[-1][3:4] == "-":
+            lines.append(self.read_line())
+        return "\n".join(lines)
+
+    def ask(self, command: str | bytes) -> str:
+        self.send((command.encode() if isinstance(command, str) else command) + b"\r\n")
+        return self.read_reply()
+
+    def talk(self, *commands: str | bytes) -> list[str]:
+        return [self.ask(command) for command in commands]
+
+    def mail(self, sender: str = "ann@sender.test", *recipients: str, data: bytes) -> str:
+        """A whole message; returns the last reply."""
+        assert self.ask(f"MAIL FROM:<{sender}>").startswith("250 ")
+        for recipient in recipients or ("bob@alpha.test",):
+            assert self.ask(f"RCPT TO:<{recipient}>").startswith("250 ")
+        assert self.ask("DATA").startswith("354 ")
+        return self.send_data(data)
+
+    def send_data(self, data: bytes) -> str:
+        self.send(stuff(data) + b".\r\n")
+        return self.read_reply()
+
+    def start_tls(self) -> str:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.stream.close()
+        self.socket = context.wrap_socket(self.socket)
+        self.stream = self.socket.makefile("rb")
+        return str(self.socket.version())
+
+    def is_closed(self) -> bool:
+        return self.stream.read(1) == b""
+
+    def close(self) -> None:
+        self.stream.close()
+        self.socket.close()
+
+
+def stuff(data: bytes) -> bytes:
+    """Dot-stuffed, as a careful client does it: a dot that begins a line is doubled."""
+    return (b"\r\n" + data).replace(b"\r\n.", b"\r\n..")[2:]
+
+
+@contextmanager
+def run_gateway(*, limits: Limits | None = None, wait: bool = True) -> Iterator[RunningGateway]:
+    """A gateway with the settings as they are; XCLIENT is believed from loopback."""
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="gateway")
+    thread.start()
+
+    async def start() -> Gateway:
+        gateway = Gateway(limits=limits)
+        gateway.services.trusted_networks = ("127.0.0.1/32",)
+        await gateway.start("127.0.0.1", 0)
+        if wait:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await gateway.wait_until_ready()
+                await gateway.directory.listening.wait()
+        return gateway
+
+    try:
+        gateway = asyncio.run_coroutine_threadsafe(start(), loop).result(WAIT_SECONDS)
+        running = RunningGateway(gateway, loop)
+        try:
+            yield running
+        finally:
+            running.run(gateway.stop(2))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
