@@ -9,6 +9,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 from portal.settings import environment as read
+from portal.settings.pages import *  # noqa: F403
 
 PROJECT = read.PROJECT
 HOME = read.get_home()
@@ -38,6 +39,9 @@ MAX_MESSAGE_BYTES = read.parse_number(
 PORTAL_URL = get("LAZARET_PORTAL_URL", "") or f"http://{{hostname}}:{WEB_ADDRESS.port}"
 if "{hostname}" not in PORTAL_URL or not PORTAL_URL.startswith(("http://", "https://")):
     raise ImproperlyConfigured("LAZARET_PORTAL_URL must be like https://{hostname}, with {hostname} in it.")
+ALLAUTH_TRUSTED_PROXY_COUNT = read.parse_number(  # proxies of ours before the portal: whose X-Forwarded-For counts
+    "LAZARET_PROXIES", get("LAZARET_PROXIES", "0"), low=0, high=8
+)
 DEMO = read.parse_flag("LAZARET_DEMO", get("LAZARET_DEMO", "0"))  # opens the demo's page of arrived mail
 DEMO_SINK = read.parse_address(  # the demo's customers' mail server
     "LAZARET_DEMO_SINK", get("LAZARET_DEMO_SINK", f"127.0.0.1:{min(SMTP_ADDRESS.port + 1, 65535)}")
@@ -98,7 +102,7 @@ MIDDLEWARE = [
     "portal.web.views.health.HealthMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "django_tenants.middleware.main.TenantMainMiddleware",
+    "portal.web.middleware.ProviderMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -119,6 +123,8 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "portal.web.branding.brand",
+                "portal.web.pages.viewer",
             ],
         },
     }

@@ -1,0 +1,27 @@
+"""What django-allauth asks the site about accounts."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from allauth.account.adapter import DefaultAccountAdapter
+from django.http import HttpRequest
+from django.urls import reverse
+
+
+class AccountAdapter(DefaultAccountAdapter):
+    """Accounts are made by the provider's people; one text answers a wrong address and a wrong password."""
+
+    error_messages: ClassVar = DefaultAccountAdapter.error_messages | {
+        "email_password_mismatch": "That email address and password do not match an account here.",
+        "too_many_login_attempts": "Too many failed attempts. Wait five minutes, then try again.",
+    }
+
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
+        return False
+
+    def get_password_change_redirect_url(self, request: HttpRequest) -> str:
+        return reverse("account")
+
+    def add_message(self, *args: Any, **kwargs: Any) -> None:
+        """Signing in and out speaks for itself."""

@@ -1,0 +1,111 @@
+"""What people do with messages: each does it and says in one sentence what was done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
+
+from portal.tenants.people.models import Mailbox, SenderRule, User
+from portal.web.permissions import get_user, is_admin
+from quarantine.models import Category, Message, Recipient
+from quarantine.release import DELETABLE, RELEASABLE, delete, release
+
+MAX_SENDERS = 1000  # rules made in one action
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done, for the person who did it."""
+
+    level: str
+    text: str
+
+
+def may_act(state: str) -> bool:
+    """Whether a row in that state can be released or deleted."""
+    return state in RELEASABLE or state in DELETABLE
+
+
+def may_release(user: User, recipient: Recipient) -> bool:
+    """A virus is released by admins only."""
+    return recipient.state in RELEASABLE and (recipient.category != Category.VIRUS or is_admin(user))
+
+
+def release_rows(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
+    user, viruses = get_user(request), 0
+    if not is_admin(user):
+        viruses = rows.filter(category=Category.VIRUS, state__in=RELEASABLE).count()
+        rows = rows.exclude(category=Category.VIRUS)
+    done = release(rows, by=user.email)
+    left = f" {viruses} with a virus stayed here: only an admin can release {_them(viruses)}." if viruses else ""
+    if not done:
+        return Outcome("warning", left.strip() or "Nothing was released: those messages are not held any more.")
+    return Outcome("success", f"{_messages(done)} being released.{left}")
+
+
+def delete_rows(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
+    done = delete(rows, by=get_user(request).email)
+    if not done:
+        return Outcome("warning", "Nothing was deleted: those messages are not held any more.")
+    return Outcome("success", f"{done:,} message{pluralize(done)} deleted.")
+
+
+def count_deletable(rows: QuerySet[Recipient], limit: int = 1000) -> int:
+    return rows.filter(state__in=DELETABLE).order_by()[:limit].count()
+
+
+def allow_senders(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
+    return _rule_senders(request, rows, SenderRule.Action.ALLOW, "allowed")
+
+
+def block_senders(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
+    return _rule_senders(request, rows, SenderRule.Action.BLOCK, "blocked")
+
+
+def _rule_senders(request: HttpRequest, rows: QuerySet[Recipient], action: SenderRule.Action, word: str) -> Outcome:
+    """Rules for the mailboxes that got the messages, and for nobody else."""
+    wanted = {
+        (row.mailbox_id or 0, sender)
+        for row in rows.filter(mailbox__isnull=False).order_by("-pk")[:MAX_SENDERS]
+        if (sender := get_sender(row.message))
+    }
+    if not wanted:
+        return Outcome("warning", f"Nobody was {word}: those messages have no sender address.")
+    for mailbox_id, sender in wanted:
+        set_rule(get_user(request), sender, action, mailbox_id=mailbox_id)
+    senders = sorted({sender for _, sender in wanted})
+    boxes = len({mailbox_id for mailbox_id, _ in wanted})
+    who = senders[0] if len(senders) == 1 else f"{len(senders)} senders"
+    verb = "is" if len(senders) == 1 else "are"
+    where = Mailbox.objects.get(pk=next(iter(wanted))[0]).address if boxes == 1 else f"{boxes} mailboxes"
+    held = " What is held already stays until you release it." if action == SenderRule.Action.ALLOW else ""
+    return Outcome("success", f"{who} {verb} {word} from now on, for {where}.{held}")
+
+
+def set_rule(
+    user: User, pattern: str, action: str, *, mailbox_id: int | None = None, domain_id: int | None = None
+) -> SenderRule:
+    """Make the rule; the opposite one of the same scope gives way."""
+    made = {"action": action, "created_by": user}
+    mailbox = Mailbox.objects.get(pk=mailbox_id) if mailbox_id else None
+    return SenderRule.objects.update_or_create(made, pattern=pattern, mailbox=mailbox, domain_id=domain_id)[0]
+
+
+def get_sender(message: Message) -> str:
+    """The address that people see as the sender: of the From header, else of the envelope; lower case."""
+    content = message.evidence.get("content") or {}
+    return str(content.get("from_address") or message.sender).lower()[:320]
+
+
+def _messages(number: int) -> str:
+    return f"{number:,} message{pluralize(number)} {'is' if number == 1 else 'are'}"
+
+
+def _them(number: int) -> str:
+    return "it" if number == 1 else "them"
+
+
+ACTIONS = {"release": release_rows, "delete": delete_rows, "allow": allow_senders, "block": block_senders}

@@ -1,0 +1,103 @@
+"""The provider's brand: name, logo, and a colour that stays readable on light and on dark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from django.http import HttpRequest
+
+from portal.tenants.models import ServiceProvider
+
+CONTRAST = 4.5  # WCAG 2.2, 1.4.3: text against its background
+LIGHT, DARK = (241, 243, 246), (38, 45, 54)  # the surfaces of static/lazaret.css on which a colour reads worst
+NEUTRAL = "#1f4e79"
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Brand:
+    """What templates show of the provider. At no provider's hostname: the platform's neutral one, `name` empty."""
+
+    name: str = ""
+    support: str = ""
+    colour: str = NEUTRAL
+    has_logo: bool = False
+
+    @property
+    def initial(self) -> str:
+        return self.name[:1].upper()
+
+    @property
+    def version(self) -> str:
+        """Changes with the theme, so that the stylesheet may be kept by browsers."""
+        return sha256(self.colour.encode()).hexdigest()[:8]
+
+
+def get_brand(request: HttpRequest) -> Brand:
+    provider = getattr(request, "tenant", None)
+    if not isinstance(provider, ServiceProvider) or provider.schema_name == "public":
+        return Brand()
+    return Brand(provider.name, provider.support, provider.colour, bool(provider.logo_type))
+
+
+def brand(request: HttpRequest) -> dict[str, Any]:
+    """The context processor."""
+    return {"brand": get_brand(request)}
+
+
+def parse_colour(text: str) -> Colour:
+    """`#rrggbb` as numbers. Raises ValueError for anything else."""
+    if len(text) != 7 or not text.startswith("#"):
+        raise ValueError(text)
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def format_colour(colour: Colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def get_luminance(colour: Colour) -> float:
+    """Relative luminance (WCAG 2.2)."""
+    parts = (part / 255 for part in colour)
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def get_contrast(one: Colour, other: Colour) -> float:
+    """Contrast ratio, 1 to 21 (WCAG 2.2)."""
+    low, high = sorted((get_luminance(one), get_luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def choose_text(background: Colour) -> Colour:
+    """White or black, whichever reads better on the colour; one of them always reaches 4.5."""
+    white, black = (255, 255, 255), (0, 0, 0)
+    return white if get_contrast(white, background) >= get_contrast(black, background) else black
+
+
+def make_readable(colour: Colour, background: Colour) -> Colour:
+    """The colour, moved towards black or white until it can be read as text on the background."""
+    target = choose_text(background)
+    for step in range(21):
+        mixed = tuple(round(part + (end - part) * step / 20) for part, end in zip(colour, target, strict=True))
+        red, green, blue = mixed
+        if get_contrast((red, green, blue), background) >= CONTRAST:
+            return red, green, blue
+    return target
+
+
+def make_theme(colour: str) -> str:
+    """The stylesheet of a brand: custom properties only, made of parsed numbers and nothing that was typed."""
+    base = parse_colour(colour)
+    values = {
+        "brand": (base, base),
+        "on-brand": (choose_text(base), choose_text(base)),
+        "accent": (make_readable(base, LIGHT), make_readable(base, DARK)),
+    }
+    values["on-accent"] = (choose_text(values["accent"][0]), choose_text(values["accent"][1]))
+    light = "".join(f"--{name}:{format_colour(pair[0])};" for name, pair in values.items())
+    dark = "".join(f"--{name}:{format_colour(pair[1])};" for name, pair in values.items())
+    return f":root{{{light}}}\n@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n"

@@ -1,0 +1,64 @@
+"""A domain's settings: what its admins choose, and what only the provider sets."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+from zoneinfo import available_timezones
+
+from django import forms
+from django.core.exceptions import ValidationError
+
+from portal.tenants.models import MailDomain
+from portal.tenants.provisioning import ProvisioningError, parse_server
+
+HOURS = [(hour, f"{hour:02d}:00") for hour in range(24)]
+
+
+class DomainForm(forms.ModelForm):  # type: ignore[type-arg]
+    """What a domain admin may change."""
+
+    digest_hour = forms.TypedChoiceField(label="Hour of the daily report", choices=HOURS, coerce=int)
+    time_zone = forms.ChoiceField(
+        label="Time zone", help_text="Times of this domain's mail, and the hour of its reports, are in this zone."
+    )
+
+    class Meta:
+        model = MailDomain
+        fields: ClassVar = ["spam_action", "sure_spam_action", "ptr_action", "digest_hour", "time_zone"]
+        labels: ClassVar = {
+            "spam_action": "Spam (score 5 and more)",
+            "sure_spam_action": "Sure spam (score 15 and more)",
+            "ptr_action": "Senders whose server has no reverse DNS",
+        }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = cast(forms.ChoiceField, self.fields["time_zone"])
+        field.choices = [(name, name.replace("_", " ")) for name in sorted(available_timezones())]
+
+
+class ProviderDomainForm(DomainForm):
+    """The same, and the server that the domain's mail goes to: for the provider's admins."""
+
+    server = forms.CharField(
+        label="Mail server",
+        max_length=260,
+        help_text="Where this domain's mail is delivered: host:port, such as mail.example.com:25.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        host = self.instance.server_host
+        shown = f"[{host}]" if ":" in host else host
+        self.order_fields(["server"])
+        self.fields["server"].initial = f"{shown}:{self.instance.server_port}"
+
+    def clean_server(self) -> str:
+        typed = str(self.cleaned_data["server"]).strip()
+        try:
+            address = parse_server(typed)
+        except ProvisioningError as error:
+            raise ValidationError(str(error)) from None
+        self.instance.server_host, self.instance.server_port = address.host, address.port
+        return typed

@@ -1,0 +1,120 @@
+"""Who may see and do what. Every object of every page is taken from one of these, for every verb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, cast
+
+from django.contrib.auth.views import redirect_to_login
+from django.db import connection
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+
+from portal.tenants.models import MailDomain, ServiceProvider
+from portal.tenants.people.models import DomainAdmin, Mailbox, SenderRule, User
+from quarantine.queries import visible_to
+
+__all__ = [
+    "admin_only",
+    "get_provider",
+    "get_user",
+    "is_admin",
+    "list_domains",
+    "list_mailboxes",
+    "list_own_mailboxes",
+    "list_rules",
+    "provider_admin_only",
+    "signed_in",
+    "visible_to",
+]
+
+View = Callable[..., HttpResponse]
+
+
+def get_user(request: HttpRequest) -> User:
+    """The signed-in user of a view that is `signed_in`."""
+    return cast(User, request.user)
+
+
+def get_provider(request: HttpRequest) -> ServiceProvider:
+    """The provider whose hostname was asked."""
+    return cast(ServiceProvider, request.tenant)  # type: ignore[attr-defined]
+
+
+def is_admin(user: User) -> bool:
+    """Whether the user looks after a domain or the whole provider."""
+    return user.is_provider_admin or DomainAdmin.objects.filter(user=user).exists()
+
+
+def list_domains(user: User) -> QuerySet[MailDomain]:
+    """The domains that the user looks after. The table is shared: the provider is always asked for."""
+    domains = MailDomain.objects.filter(provider__schema_name=connection.schema_name)  # type: ignore[attr-defined]
+    if user.is_provider_admin:
+        return domains
+    return domains.filter(pk__in=list(_list_domain_ids(user)))
+
+
+def list_own_mailboxes(user: User) -> QuerySet[Mailbox]:
+    return Mailbox.objects.filter(owner=user)
+
+
+def list_mailboxes(user: User) -> QuerySet[Mailbox]:
+    """The user's own mailboxes, and those of the domains that the user looks after."""
+    if user.is_provider_admin:
+        return Mailbox.objects.all()
+    return Mailbox.objects.filter(Q(owner=user) | Q(domain_id__in=_list_domain_ids(user)))
+
+
+def list_rules(user: User) -> QuerySet[SenderRule]:
+    """The allow and block rules that the user may read and remove."""
+    if user.is_provider_admin:
+        return SenderRule.objects.all()
+    domains = _list_domain_ids(user)
+    return SenderRule.objects.filter(
+        Q(mailbox__owner=user) | Q(mailbox__domain_id__in=domains) | Q(domain_id__in=domains)
+    )
+
+
+def _list_domain_ids(user: User) -> QuerySet[DomainAdmin, int]:
+    return DomainAdmin.objects.filter(user=user).values_list("domain_id", flat=True)
+
+
+def signed_in(view: View) -> View:
+    """Send strangers to the sign-in page, whatever the verb."""
+
+    @wraps(view)
+    def check(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if request.user.is_authenticated:
+            return view(request, *args, **kwargs)
+        page = request.get_full_path() if request.method in {"GET", "HEAD"} else "/"
+        response = redirect_to_login(page)
+        if not getattr(request, "htmx", False):
+            return response
+        return HttpResponse(status=204, headers={"HX-Redirect": response.url})
+
+    return check
+
+
+def admin_only(view: View) -> View:
+    """For admins of domains and of the provider; for others there is no such page."""
+
+    @wraps(view)
+    def check(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not is_admin(get_user(request)):
+            raise Http404
+        return view(request, *args, **kwargs)
+
+    return signed_in(check)
+
+
+def provider_admin_only(view: View) -> View:
+    """For the provider's own admins; for others there is no such page."""
+
+    @wraps(view)
+    def check(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not get_user(request).is_provider_admin:
+            raise Http404
+        return view(request, *args, **kwargs)
+
+    return signed_in(check)

@@ -1,0 +1,137 @@
+"""What a list of mail shows, and which of its messages somebody chose: read from an address or a form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from django.db.models import QuerySet
+from django.http import Http404, QueryDict
+from django.shortcuts import get_object_or_404
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from portal.tenants.models import MailDomain
+from portal.tenants.people.models import Mailbox, User
+from portal.web.permissions import list_domains, list_mailboxes, visible_to
+from quarantine.models import Category, Recipient, State
+from quarantine.queries import held, search
+
+MAX_IDS = 1000  # of one form; more is chosen by "all that match"
+MAX_TRAIL = 20  # pages that "Newer" leads back through
+SHOWN: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "held": ("In quarantine", (State.QUARANTINED,)),
+    "released": ("Released", (State.RELEASING, State.RELEASED, State.HELD)),
+    "all": ("All mail", ()),
+}
+
+
+@dataclass(frozen=True)
+class ListFilter:
+    """Which rows a list shows. Ids of others' domains and mailboxes are 404 before one exists."""
+
+    show: str = "held"
+    text: str = ""
+    category: str = ""
+    domain: MailDomain | None = None
+    mailbox: Mailbox | None = None
+
+    @classmethod
+    def read(cls, data: QueryDict, user: User) -> ListFilter:
+        category = data.get("category", "")
+        return cls(
+            show=show if (show := data.get("show", "")) in SHOWN else "held",
+            text=data.get("q", "").replace("\0", " ").strip()[:200],
+            category=category if category in Category.values else "",
+            domain=_find(list_domains(user), data.get("domain", "")),
+            mailbox=_find(list_mailboxes(user), data.get("mailbox", "")),
+        )
+
+    @property
+    def is_narrowed(self) -> bool:
+        return bool(self.text or self.category or self.domain or self.mailbox)
+
+    def list_rows(self, user: User) -> QuerySet[Recipient]:
+        rows = visible_to(user).defer("findings", "message__evidence")
+        if self.mailbox:
+            rows = rows.filter(mailbox=self.mailbox)
+        if self.domain:
+            rows = rows.filter(domain_id=self.domain.pk)
+        if self.show == "held":
+            rows = held(rows)
+        elif states := SHOWN[self.show][1]:
+            rows = rows.filter(state__in=states)
+        return search(rows, text=self.text, category=self.category)
+
+    def to_query(self, **more: str) -> str:
+        """The address's query that shows this list again; `show` and places may be given over it."""
+        values: dict[str, Any] = {
+            "show": self.show if self.show != "held" else "",
+            "q": self.text,
+            "category": self.category,
+            "domain": self.domain.pk if self.domain else "",
+            "mailbox": self.mailbox.pk if self.mailbox else "",
+        } | more
+        return urlencode({name: value for name, value in values.items() if value})
+
+
+def _find(rows: QuerySet[Any], value: str) -> Any:
+    """None where nothing was given; 404 for what is not among the rows."""
+    if not value:
+        return None
+    return get_object_or_404(rows, pk=read_id(value))
+
+
+def read_id(value: str) -> int:
+    """A row's id. Anything that is none is a 404."""
+    if not (value.isascii() and value.isdigit() and len(value) < 19):
+        raise Http404
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The messages that somebody chose in a list, and the list."""
+
+    shown: ListFilter
+    ids: tuple[int, ...] = ()
+    is_matching: bool = False
+    seen: datetime = field(default_factory=timezone.now)
+
+    @classmethod
+    def read(cls, data: QueryDict, user: User) -> Selection:
+        seen = _read_time(data.get("seen", ""))
+        values = data.getlist("id")
+        values += data.get("page", "").split(",")  # "all on this page", where no script ticks the boxes
+        ids = tuple(dict.fromkeys(read_id(value) for value in values if value))
+        if len(ids) > MAX_IDS:
+            raise Http404
+        return cls(ListFilter.read(data, user), ids, data.get("matching") == "1", seen)
+
+    def list_rows(self, user: User) -> QuerySet[Recipient]:
+        """The chosen rows. One id that is not the user's to see is a 404, and nothing is done to any.
+
+        "All that match" is what matched when the list was shown: mail that came since is not touched.
+        """
+        if self.is_matching:
+            return self.shown.list_rows(user).filter(received_at__lte=self.seen)
+        rows = visible_to(user).filter(pk__in=self.ids)
+        if rows.count() != len(self.ids):
+            raise Http404
+        return rows
+
+
+def _read_time(text: str) -> datetime:
+    try:
+        found = parse_datetime(text)
+    except ValueError:
+        found = None
+    return found if found and timezone.is_aware(found) else timezone.now()
+
+
+def read_trail(data: QueryDict) -> list[str]:
+    """The places of the pages before this one, the last one last; an empty one is the first page."""
+    return data.get("trail", "").split(".")[-MAX_TRAIL:] if "trail" in data else []

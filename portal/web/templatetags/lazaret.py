@@ -1,0 +1,71 @@
+"""What templates need beyond Django's own."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from email.utils import parseaddr
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+from django import template
+from django.contrib.staticfiles import finders
+from django.forms import BoundField, CheckboxInput
+from django.templatetags.static import static
+from django.utils import timezone
+from django.utils.formats import date_format
+
+from quarantine.models import Message
+
+register = template.Library()
+
+
+@lru_cache
+def _hash_file(path: str) -> str:
+    return sha256(Path(path).read_bytes()).hexdigest()[:10]
+
+
+@register.simple_tag
+def asset(name: str) -> str:
+    """A static file's URL, with a hash of its content so that browsers may keep it."""
+    found = finders.find(name)
+    return f"{static(name)}?v={_hash_file(found)}" if isinstance(found, str) else static(name)
+
+
+@register.filter
+def when(at: datetime | None) -> str:
+    """A moment as a person says it, in the time zone that the page has activated."""
+    if at is None:
+        return ""
+    local, now = timezone.localtime(at), timezone.localtime()
+    days = (now.date() - local.date()).days
+    clock = date_format(local, "H:i")
+    if days in {0, 1}:
+        return f"{('Today', 'Yesterday')[days]} {clock}"
+    if 1 < days < 7:
+        return f"{date_format(local, 'D j M')} {clock}"
+    return f"{date_format(local, 'j M Y')} {clock}"
+
+
+@register.filter
+def sender_name(message: Message) -> str:
+    """The name in From, where there is one; else the address."""
+    return parseaddr(message.header_from)[0] or sender_address(message)
+
+
+@register.filter
+def sender_address(message: Message) -> str:
+    """The address in From; where it has none, the envelope's."""
+    address = parseaddr(message.header_from)[1]
+    return address if "@" in address else message.header_from or message.sender or "(no sender)"
+
+
+@register.filter
+def points(value: float) -> str:
+    """A finding's points with their sign: +2.5, -1.0."""
+    return f"{value:+.1f}"
+
+
+@register.filter
+def is_checkbox(field: BoundField) -> bool:
+    return isinstance(field.field.widget, CheckboxInput)

@@ -1,0 +1,124 @@
+"""One message: what is known of it, why it was held, what became of it, and a safe look inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Q
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.clickjacking import xframe_options_sameorigin
+from django.views.decorators.http import require_POST, require_safe
+
+from portal.tenants.people.models import SenderRule, User
+from portal.web.actions import get_sender, may_act, may_release, set_rule
+from portal.web.pages import render_page
+from portal.web.permissions import get_user, is_admin, list_domains, list_mailboxes, signed_in, visible_to
+from portal.web.preview import find_html, find_raw, make_preview
+from quarantine.models import Category, Event, Recipient
+
+FRAME_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'"
+FILE_POLICY = "sandbox; default-src 'none'"
+MAX_EVENTS = 200
+MAX_OTHERS = 50
+LOOKS = ("text", "html", "headers")
+PTR = {
+    "ok": "confirmed",
+    "none": "none",
+    "unknown": "could not be looked up",
+    "mismatch": "does not lead back to the address",
+    "malformed": "not a valid name",
+    "skipped": "not asked",
+}
+
+
+@signed_in
+@require_safe
+def message(request: HttpRequest, pk: int) -> HttpResponse:
+    user = get_user(request)
+    row = get_object_or_404(visible_to(user), pk=pk)
+    look = request.GET.get("look", "text")
+    context = get_facts(user, row) | {"look": look if look in LOOKS else "text", "preview": make_preview(row.message)}
+    return render_page(request, "web/message.html", context, page="quarantine")
+
+
+def get_facts(user: User, row: Recipient) -> dict[str, Any]:
+    trace = Event.objects.filter(Q(recipient=row) | Q(recipient=None), message=row.message).order_by("at", "pk")
+    others = visible_to(user).filter(message=row.message).exclude(pk=row.pk)
+    sender = get_sender(row.message)
+    return {
+        "row": row,
+        "ptr": PTR.get(row.message.ptr_status, ""),
+        "findings": [finding for finding in row.findings if isinstance(finding, dict)],
+        "trace": trace[:MAX_EVENTS],
+        "others": others.order_by("address")[:MAX_OTHERS],
+        "sender": sender,
+        "sender_domain": sender.rpartition("@")[2],
+        "scopes": list_scopes(user, row),
+        "may_act": may_act(row.state),
+        "may_release": may_release(user, row),
+        "may_download": may_download(user, row),
+    }
+
+
+def list_scopes(user: User, row: Recipient) -> list[tuple[str, str]]:
+    """For whom a rule about this sender can be made, the narrowest first."""
+    scopes = []
+    if row.mailbox_id and (mailbox := list_mailboxes(user).filter(pk=row.mailbox_id).first()):
+        scopes.append(("mailbox", mailbox.address))
+    if domain := list_domains(user).filter(pk=row.domain_id).first():
+        scopes.append(("domain", f"everybody at {domain.name}"))
+    return [*scopes, ("all", "all domains")] if user.is_provider_admin else scopes
+
+
+def may_download(user: User, row: Recipient) -> bool:
+    """A virus is handed to admins only."""
+    return row.category != Category.VIRUS or is_admin(user)
+
+
+@signed_in
+@require_POST
+def rule_sender(request: HttpRequest, pk: int) -> HttpResponse:
+    """Allow or block the sender of this message, or its whole domain."""
+    user = get_user(request)
+    row = get_object_or_404(visible_to(user), pk=pk)
+    action, scope, sender = request.POST.get("action"), request.POST.get("scope", ""), get_sender(row.message)
+    if action not in SenderRule.Action.values or scope not in dict(list_scopes(user, row)) or "@" not in sender:
+        raise Http404
+    pattern = "@" + sender.rpartition("@")[2] if request.POST.get("whole") == "1" else sender
+    mailbox_id = row.mailbox_id if scope == "mailbox" else None
+    set_rule(user, pattern, action, mailbox_id=mailbox_id, domain_id=row.domain_id if scope == "domain" else None)
+    word = "allowed" if action == SenderRule.Action.ALLOW else "blocked"
+    messages.success(request, f"{pattern} is {word} from now on, for {dict(list_scopes(user, row))[scope]}.")
+    return redirect("message", pk=pk)
+
+
+@signed_in
+@require_safe
+@xframe_options_sameorigin
+def html(request: HttpRequest, pk: int) -> HttpResponse:
+    """The message's HTML, for the sandboxed frame of its page."""
+    row = get_object_or_404(visible_to(get_user(request)), pk=pk)
+    response = render(request, "web/message_html.html", {"html": find_html(row.message)})
+    response["Content-Security-Policy"] = FRAME_POLICY
+    response["Cache-Control"] = "no-store"
+    response["Referrer-Policy"] = "no-referrer"
+    return response
+
+
+@signed_in
+@require_safe
+def raw(request: HttpRequest, pk: int) -> HttpResponse:
+    """The octets as they were received, to be saved and never shown."""
+    user = get_user(request)
+    row = get_object_or_404(visible_to(user), pk=pk)
+    octets = find_raw(row.message) if may_download(user, row) else None
+    if octets is None:
+        raise Http404
+    headers = {
+        "Content-Disposition": f'attachment; filename="{row.message.trace_id}.eml"',
+        "Content-Security-Policy": FILE_POLICY,
+        "Cache-Control": "no-store",
+    }
+    return HttpResponse(octets, content_type="message/rfc822", headers=headers)
