@@ -60,13 +60,13 @@ class Maildirs:
     def count(self, address: str) -> int:
         return sum(1 for _ in self._iter_files(address))
 
-    def read(self, address: str, name: str) -> bytes | None:
-        """The mail's first 8 MiB; None where there is no such mail here."""
+    def read(self, address: str, name: str, limit: int = MAX_READ_BYTES) -> bytes | None:
+        """The mail's first octets (8 MiB); None where there is no such mail here."""
         path = self.find(address, name)
         if path is None:
             return None
         with path.open("rb") as stream:
-            return stream.read(MAX_READ_BYTES)
+            return stream.read(limit)
 
     def find(self, address: str, name: str) -> Path | None:
         if not self.accepts(address) or not FILE_NAME.fullmatch(name):
