@@ -1,7 +1,7 @@
 """The connecting client's reverse DNS. Only a name that is known to be absent has consequences.
 
-The default policy refuses such a client at RCPT already (`filtering.pipeline.judge_client`); here it is judged for those
-recipients who chose otherwise, and for mail that came in all the same.
+The default policy refuses such a client at RCPT already (`filtering.pipeline.judge_client`); here it is judged for
+those recipients who chose otherwise, and for mail that came in all the same.
 """
 
 from __future__ import annotations

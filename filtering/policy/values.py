@@ -52,7 +52,7 @@ class ClassifierPolicy:
     points_per_log_odds: float = 2.8
     min_points: float = -3.0
     max_points: float = 20.0
-    new_max_points: float = 2.5
+    new_max_points: float = 4.0
     new_scale: float = 0.4
     full_lessons: int = 800
 

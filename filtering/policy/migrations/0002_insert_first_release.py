@@ -24,7 +24,7 @@ CONTENT = {
         "points_per_log_odds": 2.8,
         "min_points": -3.0,
         "max_points": 20.0,
-        "new_max_points": 2.5,
+        "new_max_points": 4.0,
         "new_scale": 0.4,
         "full_lessons": 800,
     },
