@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dns.asyncquery
@@ -18,15 +19,32 @@ import dns.reversename
 import dns.rrset
 import pytest
 from django.db import connection
+from django_tenants.utils import schema_context
 
+from filtering.evidence import Evidence
+from filtering.evidence.content import read_content
+from filtering.learning.classifier import Classifier
+from filtering.learning.corpus import list_labelled
+from filtering.message import InboundMessage, Peer
+from filtering.pipeline import judge
+from filtering.policy.values import Policy, ReleasePolicy
+from filtering.verdict import Category
 from portal.settings.environment import PROJECT, Address
 from portal.stack.demo import choose_port, demo_environment
-from portal.stack.demo.cast import DOMAINS, PROVIDERS
+from portal.stack.demo.cast import DOMAINS, PASSWORD, PROVIDERS
+from portal.stack.demo.lessons import write_lessons
+from portal.stack.demo.letters import DRAFTS, compose
+from portal.stack.demo.letters.make import Kind
+from portal.stack.demo.logos import draw_logo
 from portal.stack.demo.maildir import Maildirs
 from portal.stack.demo.nameserver import NameServer
+from portal.stack.demo.people import make_provider
 from portal.stack.demo.sink import start_sink
+from portal.stack.demo.zone import CLIENTS, Reverse
 from portal.stack.postgres import find_free_port
 from portal.tenants.models import MailDomain
+from portal.tenants.people.models import Mailbox, SenderRule, User
+from portal.tenants.provisioning import find_logo_type
 from quarantine.management.sender import Answer, Letter, send_all
 
 OCTETS = [
@@ -223,3 +241,82 @@ def wait_for_sink(home: Path) -> int:
             return port
         time.sleep(0.1)
     raise AssertionError("the world did not start")
+
+
+def test_mail_of_the_demo_is_of_every_kind_and_readable():
+    assert {draft.kind for draft in DRAFTS} == set(Kind)
+    assert len(DRAFTS) >= 60
+    assert len({draft.name for draft in DRAFTS}) == len({draft.message_id for draft in DRAFTS}) == len(DRAFTS)
+    for draft in DRAFTS:
+        raw = compose(draft, datetime.now(UTC))
+        assert b"\n" not in raw.replace(b"\r\n", b""), draft.name
+        found = read_content(raw)
+        assert not found.problems, draft.name
+        assert found.message_id == draft.message_id
+        assert found.gtube is (draft.kind is Kind.SURE_SPAM), draft.name
+        assert bool(found.eicar) is (draft.kind is Kind.VIRUS), draft.name
+
+
+def test_mail_of_the_demo_shows_what_it_is_meant_to_show():
+    known = {address for provider in PROVIDERS for domain in provider.domains for address in list_addresses(domain)}
+    senders = {draft.sender for draft in DRAFTS if draft.reply != 250}
+    for draft in DRAFTS:
+        assert draft.ip in CLIENTS, draft.name
+        assert (set(draft.to) <= known) is (draft.kind is not Kind.UNKNOWN_MAILBOX), draft.name
+        assert (draft.sender == "") <= (draft.kind is Kind.BOUNCE), draft.name
+        assert draft.sender not in senders or draft.reply != 250, "a refused draft is known by its sender"
+    assert any(len({address.partition("@")[2] for address in draft.to}) == 4 for draft in DRAFTS)
+    assert any(draft.html for draft in DRAFTS)
+    assert any(len(draft.subject) > 250 for draft in DRAFTS)
+    assert {CLIENTS[draft.ip][0] for draft in DRAFTS} == set(Reverse)
+
+
+def list_addresses(domain):
+    return [address for person in domain.people for address in (person.email, *person.aliases)]
+
+
+def test_every_draft_is_judged_as_it_is_meant_to_be(tmp_path):
+    classifier = Classifier.load_for_learning(tmp_path / "none")
+    write_lessons(tmp_path)
+    for lesson in list_labelled(tmp_path):
+        classifier.learn(lesson.read(), spam=lesson.is_spam, provider="acme")
+    policy = Policy(ReleasePolicy(1))
+    for draft in DRAFTS:
+        if draft.kind in EXPECTED:
+            raw = compose(draft, datetime.now(UTC))
+            evidence = Evidence(content=read_content(raw), classifier=classifier.classify(raw, "acme"))
+            message = InboundMessage("x", raw, draft.sender, Peer(draft.ip), datetime.now(UTC))
+            assert judge(message, evidence, policy).category is EXPECTED[draft.kind], draft.name
+
+
+EXPECTED = {
+    Kind.CLEAN: Category.CLEAN,
+    Kind.NEWSLETTER: Category.CLEAN,
+    Kind.BOUNCE: Category.CLEAN,
+    Kind.SPAM: Category.SPAM,
+    Kind.SURE_SPAM: Category.SURE_SPAM,
+    Kind.VIRUS: Category.VIRUS,
+    Kind.ODD_REVERSE_DNS: Category.CLEAN,
+}
+
+
+def test_people_and_rules_are_made_once(db, settings, tmp_path):
+    settings.HOME = tmp_path
+    for _ in range(2):
+        for wanted in PROVIDERS:
+            make_provider(wanted)
+    with schema_context("sp_acme"):
+        assert User.objects.get(email="ines@acme-it.example").is_provider_admin
+        assert User.objects.get(email="theo@bluebird-bakery.example").check_password(PASSWORD)
+        theo = Mailbox.objects.get(address="theo@bluebird-bakery.example")
+        assert theo.aliases.count() == 2
+        assert SenderRule.objects.get(mailbox=theo).action == "allow"
+        assert SenderRule.objects.count() == 3
+    clinic = MailDomain.objects.get(name="hollowoak-clinic.example")
+    assert (clinic.ptr_action, clinic.server_port) == ("quarantine", settings.DEMO_SINK.port)
+
+
+def test_logos_are_png_and_differ():
+    logos = [draw_logo(provider.slug, provider.colour) for provider in PROVIDERS]
+    assert logos[0] != logos[1]
+    assert {find_logo_type(logo) for logo in logos} == {"image/png"}
