@@ -11,6 +11,7 @@ from django.test.utils import setup_databases, teardown_databases
 from django_tenants.utils import schema_context
 
 from tests import cast
+from tests.running import Stack
 
 CORPORA = Path(__file__).resolve().parent.parent.parent / "shared" / "corpora"
 
@@ -53,3 +54,15 @@ def corpora() -> Path:
     if not CORPORA.is_dir():
         pytest.skip(f"the labelled mail is not at {CORPORA}")
     return CORPORA
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """A whole Lazaret without demo data, started by ./run; ready when the test begins."""
+    running = Stack()
+    try:
+        running.start("--empty")
+        running.wait_ready()
+        yield running
+    finally:
+        running.remove()

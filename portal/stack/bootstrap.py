@@ -22,7 +22,7 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 VENV = PROJECT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "install.log"
-REQUIREMENTS = {"run": "requirements.txt", "test": "requirements-dev.txt"}
+REQUIREMENTS = {"run": ["requirements.txt"], "test": ["requirements.txt", "requirements-dev.txt"]}
 UV = "uv==0.13.9"
 PATHS = ("LAZARET_HOME", "LAZARET_TLS_CERT", "LAZARET_TLS_KEY")  # relative to where we were called
 MODULES = {"run": "portal.stack", "test": "portal.stack.suite"}
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     if what == "run":
         parse_run(rest)  # --help and mistakes are answered before anything is installed
     try:
-        set_up(PROJECT / REQUIREMENTS[what])
+        set_up([PROJECT / name for name in REQUIREMENTS[what]])
     except SetupError as error:
         sys.exit(f"lazaret: {error}")
     except KeyboardInterrupt:
@@ -62,30 +62,32 @@ def parse_run(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def set_up(requirements: Path) -> None:
-    """Make `.venv` with what `requirements` pins, unless it is so already. Raises SetupError."""
-    stamp = VENV / f"lazaret-{requirements.name}.stamp"
-    wanted = make_stamp(requirements)
-    if is_stamped(stamp, wanted):
+def set_up(requirements: list[Path]) -> None:
+    """Make `.venv` with what `requirements` pin, unless it is so already. Raises SetupError."""
+    if is_stamped(requirements):
         return
     with only_one():
-        if is_stamped(stamp, wanted):  # another one was at it
+        if is_stamped(requirements):  # another one was at it
             return
         if not works():
             make_venv()
         install(requirements)
-        stamp.write_text(wanted)
+        for path in requirements:
+            find_stamp(path).write_text(make_stamp(path))
+
+
+def find_stamp(requirements: Path) -> Path:
+    return VENV / f"{requirements.name}.stamp"
 
 
 def make_stamp(requirements: Path) -> str:
-    """Changes with the pins and with the place: scripts and links in a virtual environment name both."""
-    pins = b"".join(path.read_bytes() for path in (PROJECT / "requirements.txt", requirements))
-    return f"{hashlib.sha256(pins).hexdigest()} {VENV}\n"
+    """Changes with the pins and with the place: scripts and links in a virtual environment name it."""
+    return f"{hashlib.sha256(requirements.read_bytes()).hexdigest()} {VENV}\n"
 
 
-def is_stamped(stamp: Path, wanted: str) -> bool:
+def is_stamped(requirements: list[Path]) -> bool:
     try:
-        return stamp.read_text() == wanted and works()
+        return all(find_stamp(path).read_text() == make_stamp(path) for path in requirements) and works()
     except OSError:
         return False
 
@@ -128,15 +130,15 @@ def make_venv() -> None:
         raise SetupError("Python's venv module is missing or broken; on Debian or Ubuntu: apt install python3-venv.")
 
 
-def install(requirements: Path) -> None:
+def install(requirements: list[Path]) -> None:
     """By uv where it can be had, else by pip."""
-    total = count_pins(requirements)
+    total = len({line for path in requirements for line in path.read_text().splitlines() if "==" in line})
     if (uv := find_uv()) and run_installer([*uv, "pip", "install", "--python", str(PYTHON)], requirements, total):
         return
     if run_installer([str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"], requirements, total):
         return
     tail = "\n  ".join(LOG.read_text(errors="replace").splitlines()[-5:])
-    raise SetupError(f"the packages of {requirements.name} could not be installed; {LOG} says:\n  {tail}")
+    raise SetupError(f"the packages could not be installed; {LOG} says:\n  {tail}")
 
 
 def find_uv() -> list[str] | None:
@@ -148,13 +150,13 @@ def find_uv() -> list[str] | None:
     return [str(PYTHON), "-m", "uv"]
 
 
-def run_installer(command: list[str], requirements: Path, total: int) -> bool:
+def run_installer(command: list[str], requirements: list[Path], total: int) -> bool:
     """Run an installer, its output in install.log, with the count of packages so far on the screen."""
     name = "uv" if "uv" in Path(command[0]).name or "uv" in command[:3] else "pip"
     started_at = time.monotonic()
     with LOG.open("ab") as log:
         process = subprocess.Popen(
-            [*command, "-r", str(requirements)],
+            [*command, *(word for path in requirements for word in ("-r", str(path)))],
             stdout=log,
             stderr=log,
             cwd=PROJECT,
@@ -190,13 +192,6 @@ def find_sources() -> dict[str, str]:
     if found:
         found["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # as pip does
     return found
-
-
-def count_pins(requirements: Path) -> int:
-    """Packages that a requirements file pins, those of files it includes too."""
-    lines = requirements.read_text().splitlines()
-    included = [requirements.parent / line.split()[1] for line in lines if line.startswith("-r ")]
-    return sum("==" in line for line in lines) + sum(count_pins(path) for path in included)
 
 
 def count_installed() -> int:

@@ -152,6 +152,8 @@ class Supervisor:
             self.hurry.set()
 
     async def _stop(self) -> None:
+        for child in self.children:
+            child.stopping = True  # who ends by itself from now on is not started again
         for part in STOP_ORDER:
             children = [child for child in self.children if child.name.partition("-")[0] == part]
             await asyncio.gather(*(child.stop(self.hurry) for child in children))

@@ -1,0 +1,171 @@
+"""./run as a person meets it: it starts, says what is wrong, mends what dies, and leaves nothing behind."""
+
+import signal
+import socket
+
+import psutil
+import pytest
+
+from tests.running import LOOPBACK, Stack, is_listening
+
+PARTS = {"postgres", "valkey", "gateway", "courier", "web", "worker", "beat"}
+
+
+def list_processes(stack):
+    """Everything that was started for this home, however deep."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("LAZARET_HOME") == str(stack.home):
+                found.append(f"{process.pid} {' '.join(process.cmdline())}")
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture
+def other():
+    """A Lazaret of the test's own, beside the shared one."""
+    stack = Stack(LAZARET_GATEWAYS="1")
+    yield stack
+    stack.remove()
+
+
+def test_every_part_is_ready_and_the_table_says_where(stack):
+    status, health = stack.health()
+    assert (status, health["ready"]) == (200, True)
+    assert {name for name, part in health["parts"].items() if part["state"] == "ready"} == PARTS - {"web"}
+    assert f"smtp://127.0.0.1:{stack.smtp[1]}" in stack.output
+    assert f"http://127.0.0.1:{stack.web_port}/healthz" in stack.output
+
+
+def test_passwords_are_neither_shown_nor_readable(stack):
+    settings = stack.home / "lazaret.env"
+    database = next(line for line in settings.read_text().splitlines() if line.startswith("DATABASE_URL"))
+    password = database.partition("lazaret:")[2].partition("@")[0]
+    assert len(password) >= 24
+    assert password not in stack.output
+    assert all(password not in log.read_text() for log in (stack.home / "log").glob("*.log"))
+    assert settings.stat().st_mode & 0o077 == 0
+
+
+def test_manage_in_another_terminal_finds_the_servers(stack):
+    assert stack.manage("prepare") == "prepared schemas_migrated=0\n"
+
+
+def test_started_twice_it_says_that_it_runs_already(stack):
+    second = Stack(home=stack.home)
+    status, output = second.run_to_end()
+    second.remove()
+    assert status == 1
+    assert f"Lazaret is running already in {stack.home} (process {stack.process.pid}" in output
+    assert stack.health()[0] == 200
+
+
+@pytest.mark.parametrize("part", ["gateway", "worker", "beat", "courier", "web", "valkey", "postgres"])
+def test_a_killed_part_is_started_again(stack, part):
+    ports = {name: is_listening(port) for name, port in (("smtp", stack.smtp[1]), ("web", stack.web_port))}
+    assert all(ports.values())
+    pid = stack.kill(part)
+    stack.wait_until(lambda: f"pid={pid} status=SIGKILL" in stack.output)
+    stack.wait_until(lambda: pid not in stack.pids(part) and stack.health()[0] == 200)
+
+
+def test_healthz_says_503_while_postgresql_is_away(stack):
+    pid = stack.pids("postgres")[0]
+    psutil.Process(pid).suspend()
+    try:
+        status, health = stack.health()
+    finally:
+        psutil.Process(pid).resume()
+    assert status == 503
+    assert health["parts"]["postgres"] == {"state": "down"}
+    assert health["parts"]["valkey"] == {"state": "ready"}
+    stack.wait_until(lambda: stack.health()[0] == 200)
+
+
+def test_two_homes_beside_each_other_and_a_stop_that_leaves_nothing(stack, other):
+    other.start("--empty")
+    other.wait_ready()
+    assert stack.health()[0] == 200
+    assert other.stop(signal.SIGINT) == 0
+    assert list_processes(other) == []
+    assert not is_listening(other.smtp[1])
+    assert "child_insisted" not in other.output
+    assert other.output.endswith("Lazaret has stopped.\n")
+
+
+def test_killed_itself_it_leaves_nothing_and_starts_again(other):
+    other.start("--empty")
+    other.wait_until(lambda: "Tables" in other.output and len(other.pids()) == len(PARTS))
+    other.process.kill()
+    other.wait_end()
+    other.start("--empty")
+    other.wait_ready()
+    assert other.stop() == 0
+    assert list_processes(other) == []
+
+
+def test_stopped_while_it_starts_it_leaves_nothing(other):
+    other.start("--empty")
+    other.wait_until(lambda: "Valkey" in other.output)
+    assert other.stop() == 0
+    assert list_processes(other) == []
+
+
+@pytest.mark.parametrize("variable", ["LAZARET_SMTP", "LAZARET_WEB"])
+def test_a_port_in_use_is_one_sentence(other, variable):
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        other.environment[variable] = f"{LOOPBACK}:{port}"
+        status, output = other.run_to_end("--empty")
+    assert status == 1
+    assert output.splitlines()[-1] == (
+        f"lazaret: {variable} is 127.0.0.1:{port}, and port {port} is in use by another program; set it to another one."
+    )
+    assert list_processes(other) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"LAZARET_SMTP": "here"}, "LAZARET_SMTP is 'here'; it must be host:port, such as 127.0.0.1:2525."),
+        ({"LAZARET_WEB": "203.0.113.1:8000"}, "LAZARET_WEB is 203.0.113.1:8000, and 203.0.113.1 is no address of"),
+        ({"LAZARET_DNS": "dns.example"}, "LAZARET_DNS has 'dns.example'; a resolver is named by its IP address."),
+        ({"LAZARET_GATEWAYS": "many"}, "LAZARET_GATEWAYS is 'many'; it must be a whole number from 1 to 256."),
+        ({"LAZARET_SECRET_KEY": "short"}, "LAZARET_SECRET_KEY must have at least 32 characters."),
+        ({"LAZARET_TLS_CERT": "/etc/hostname"}, "LAZARET_TLS_CERT and LAZARET_TLS_KEY must be set together."),
+        (
+            {"LAZARET_TLS_CERT": "/etc/hostname", "LAZARET_TLS_KEY": "/etc/hostname"},
+            "LAZARET_TLS_CERT and LAZARET_TLS_KEY are no pair of use: ",
+        ),
+        ({"BROKER_URL": "redis://127.0.0.1:1/0"}, "BROKER_URL is set and DATABASE_URL is not; set both, or neither"),
+        ({"DATABASE_URL": "mysql://127.0.0.1/x"}, "DATABASE_URL must begin with one of: postgres://, postgresql://."),
+        (
+            {
+                "DATABASE_URL": "postgresql://lazaret:hidden@127.0.0.1:1/lazaret",
+                "BROKER_URL": "redis://127.0.0.1:1/0",
+                "LAZARET_SECRET_KEY": "k" * 32,
+            },
+            "The server of DATABASE_URL does not let us in: ",
+        ),
+        ({"LAZARET_HOME": "/proc/lazaret"}, "LAZARET_HOME is /proc/lazaret, which cannot be written: "),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_a_sentence(other, settings, sentence):
+    other.environment |= settings
+    status, output = other.run_to_end("--empty")
+    assert status == 1
+    told = [line for line in output.splitlines() if line.startswith("lazaret: ")]
+    assert len(told) == 1
+    assert told[0].startswith(f"lazaret: {sentence}")
+    assert "Traceback" not in output
+    assert "hidden" not in output
+
+
+def test_help_and_mistakes_start_nothing(other):
+    status, output = other.run_to_end("--help")
+    assert status == 0
+    assert "--empty" in output
+    assert other.run_to_end("--unknown")[0] == 2
+    assert not other.home.exists()
