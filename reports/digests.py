@@ -14,7 +14,7 @@ from django.utils import timezone
 from portal.tenants.database import get_schema
 from portal.tenants.models import MailDomain, ServiceProvider
 from portal.tenants.people.models import Mailbox
-from quarantine.delivery.submit import submit
+from quarantine.delivery.submit import Parcel, submit_all
 from quarantine.models import MessageKind, Recipient
 from quarantine.platform.models import Lane
 from reports import links, mail, queries
@@ -151,16 +151,19 @@ def _hand_over(desk: Desk, digests: Mapping[int, Digest], windows: Mapping[int, 
     """Fill in the digests and give their mails to the courier; the links printed in them, still to be saved."""
     items = queries.get_items(list(windows.values()))
     printed: list[DigestLink] = []
+    parcels: dict[int, Parcel] = {}
     for key, digest in digests.items():
         window = windows[key]
         listed = [items[pk] for pk in window.listed if pk in items]
         digest.held = window.total - (len(window.listed) - len(listed))
         digest.since, digest.tail = window.since, window.tail
         digest.reason = _find_reason_to_skip(desk, digest)
-        if digest.reason:
-            digest.state = Digest.State.SKIPPED
-        else:
-            printed += _send(desk, digest, listed)
+        digest.state = Digest.State.SKIPPED if digest.reason else Digest.State.SENT
+        if not digest.reason:
+            parcels[key] = _pack(desk, digest, listed, printed)
+    messages = submit_all(list(parcels.values()), kind=MessageKind.DIGEST, lane=Lane.DIGEST)
+    for key, message in zip(parcels, messages, strict=True):
+        digests[key].message = message
     return printed
 
 
@@ -171,10 +174,10 @@ def _find_reason_to_skip(desk: Desk, digest: Digest) -> str:
     return NOTHING_HELD if is_daily and not digest.held and not desk.brand.provider.send_empty_digests else ""
 
 
-def _send(desk: Desk, digest: Digest, listed: Sequence[Recipient]) -> list[DigestLink]:
-    """Give the digest's mail to the courier; its links."""
+def _pack(desk: Desk, digest: Digest, listed: Sequence[Recipient], printed: list[DigestLink]) -> Parcel:
+    """The digest's mail; its links are added to `printed`."""
     mailbox, domain = digest.mailbox, desk.domains[digest.mailbox.domain_id]
-    printed, lines = [], []
+    lines = []
     for recipient in listed:
         url = code = ""
         if links.is_releasable(recipient):
@@ -183,10 +186,13 @@ def _send(desk: Desk, digest: Digest, listed: Sequence[Recipient]) -> list[Diges
             url, code = f"{desk.brand.portal_url}/d/{secret.token}/", secret.code
         lines.append(mail.describe(recipient, mailbox=mailbox.address, time_zone=domain.time_zone, url=url, code=code))
     report = mail.Report(
-        desk.brand, mailbox.address, domain.time_zone, digest.since, digest.until, digest.held, lines,
+        brand=desk.brand,
+        address=mailbox.address,
+        time_zone=domain.time_zone,
+        since=digest.since,
+        until=digest.until,
+        total=digest.held,
+        lines=lines,
         on_demand=digest.kind == Digest.Kind.ON_DEMAND,
-    )  # fmt: skip
-    raw = mail.make_mail(report, at=desk.now)
-    digest.message = submit(mailbox=mailbox, raw=raw, kind=MessageKind.DIGEST, lane=Lane.DIGEST, subject=report.subject)
-    digest.state = Digest.State.SENT
-    return printed
+    )
+    return Parcel(mailbox, mail.make_mail(report, at=desk.now), report.subject)

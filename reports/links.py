@@ -102,10 +102,10 @@ def remember_browser(mailbox: Mailbox) -> str:
     return secret
 
 
-def is_remembered(mailbox: Mailbox, secret: str) -> bool:
-    """Whether that secret was given to a browser for this very mailbox, and still holds."""
-    found = RememberedBrowser.objects.filter(mailbox=mailbox, secret_hash=_hash_token(secret))
-    return found.filter(expires_at__gt=timezone.now()).exists()
+def find_browser(secret: str, *, mailbox: Mailbox | None = None) -> RememberedBrowser | None:
+    """The browser that was given that secret, for that mailbox (None: for any), while it holds."""
+    found = RememberedBrowser.objects.filter(secret_hash=_hash_token(secret), expires_at__gt=timezone.now())
+    return (found.filter(mailbox=mailbox) if mailbox else found).first()
 
 
 def expire_links() -> int:

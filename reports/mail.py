@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP, SMTPUTF8
-from email.utils import format_datetime
+from email.charset import BASE64, Charset
+from email.mime.image import MIMEImage
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from email.policy import compat32
+from email.utils import format_datetime, formataddr
 from functools import cached_property
 from uuid import uuid4
 from zoneinfo import ZoneInfo
@@ -16,12 +18,15 @@ from zoneinfo import ZoneInfo
 from django.template.loader import get_template
 
 from portal.tenants.models import ServiceProvider
-from portal.tenants.urls import get_hostname, get_portal_url
+from portal.tenants.urls import get_hostname, make_portal_url
 from quarantine.models import Category, Recipient
 from reports import wording
 
-# A local part at the provider's own hostname: the provider can publish SPF for it, and no customer's server takes
-# it for somebody who forges the customer's own domain.
+WIRE = compat32.clone(linesep="\r\n")  # takes a third of the time of the newer policies
+ENCODED = Charset("utf-8")
+ENCODED.body_encoding = BASE64  # no line of ours is ever too long, and no client trips over a soft break in a link
+# At the provider's own hostname: the provider can publish SPF for it, and no customer's server takes it for
+# somebody who forges the customer's own domain.
 LOCAL_PART = "quarantine"
 SCORED = {Category.CLEAN, Category.SPAM, Category.SURE_SPAM}
 
@@ -102,7 +107,8 @@ class Report:
 
 
 def get_brand(provider: ServiceProvider) -> Brand:
-    return Brand(provider, get_hostname(provider), get_portal_url(provider))
+    hostname = get_hostname(provider)
+    return Brand(provider, hostname, make_portal_url(hostname))
 
 
 def describe(recipient: Recipient, *, mailbox: str, time_zone: str, url: str, code: str) -> Line:
@@ -124,22 +130,32 @@ def describe(recipient: Recipient, *, mailbox: str, time_zone: str, url: str, co
 
 
 def make_mail(report: Report, *, at: datetime) -> bytes:
-    """The report as octets to be sent: CRLF, no line over 998, ASCII but for addresses that are not (RFC 6532)."""
+    """The report as octets to be sent: CRLF, no line over 998, ASCII but for an address that is not (RFC 6532)."""
     brand, context = report.brand, {"report": report, "brand": report.brand}
-    text = get_template("mail/digest.txt").render(context)
-    html = get_template("mail/digest.html").render(context)
-    mail = EmailMessage(policy=SMTP if report.address.isascii() else SMTPUTF8)
-    mail["From"] = Address(f"{brand.name} quarantine", LOCAL_PART, brand.hostname)
-    mail["To"] = report.address
+    mail = MIMEMultipart("alternative", policy=WIRE)
+    mail["From"] = formataddr((f"{brand.name} quarantine", f"{LOCAL_PART}@{brand.hostname}"))
+    mail["To"] = report.address.encode().decode("ascii", "surrogateescape")
     mail["Subject"] = report.subject
     mail["Date"] = format_datetime(at)
     mail["Message-ID"] = f"<{uuid4().hex}@{brand.hostname}>"
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's vacation notice answers it
     mail["X-Auto-Response-Suppress"] = "All"  # the same for Exchange
-    mail.set_content(text, cte="quoted-printable")
-    mail.add_alternative(html, subtype="html", cte="quoted-printable")
-    if brand.logo_cid:
-        subtype = brand.provider.logo_type.partition("/")[2]
-        part = mail.get_payload()[1]  # type: ignore[index]
-        part.add_related(bytes(brand.provider.logo or b""), "image", subtype, cid=f"<{brand.logo_cid}>")  # type: ignore[union-attr]
+    mail.attach(make_text(get_template("mail/digest.txt").render(context), "plain"))
+    html = make_text(get_template("mail/digest.html").render(context), "html")
+    mail.attach(add_logo(html, brand) if brand.logo_cid else html)
     return mail.as_bytes()
+
+
+def make_text(text: str, subtype: str) -> MIMEText:
+    return MIMEText(text, subtype, ENCODED)  # type: ignore[arg-type]  # a Charset is what it takes
+
+
+def add_logo(html: MIMEText, brand: Brand) -> MIMEMultipart:
+    """The page with its picture beside it (RFC 2387), so that nothing is fetched from anywhere."""
+    logo = MIMEImage(bytes(brand.provider.logo or b""), brand.provider.logo_type.partition("/")[2])
+    logo["Content-ID"] = f"<{brand.logo_cid}>"
+    logo["Content-Disposition"] = "inline"
+    related = MIMEMultipart("related", type="text/html")
+    related.attach(html)
+    related.attach(logo)
+    return related
