@@ -107,9 +107,7 @@ class Intake:
             raise IntakeUnavailableError from error
 
     async def judge_client(self, ip: str, ptr: PtrEvidence, addressee: Addressee) -> ClientRefusal | None:
-        """Whether the client is refused for this recipient because of what it is. The postmaster refuses nobody."""
-        if addressee.is_postmaster:
-            return None
+        """Whether the client is refused for this recipient because of what it is."""
         return judge_client(ip, ptr, make_policy(await self.get_release(), addressee))
 
     async def record_refused_client(
@@ -218,14 +216,17 @@ def make_message(transaction: Transaction, raw: bytes) -> InboundMessage:
 
 
 def make_policy(release: ReleasePolicy, addressee: Addressee) -> Policy:
-    """The release, and what the people of this recipient chose."""
+    """The release, and what the people of this recipient chose. Reverse DNS never shuts anyone off the postmaster."""
     domain = addressee.domain
+    ptr_action = domain.ptr_action
+    if addressee.is_postmaster and (ptr_action or release.ptr.action) == "refuse":
+        ptr_action = "score"
     return Policy(
         release=release,
         rules=tuple(Rule(*rule) for rule in addressee.rules),
         spam_action=Action(domain.spam_action),
         sure_spam_action=Action(domain.sure_spam_action),
-        ptr_action=domain.ptr_action,
+        ptr_action=ptr_action,
         portal_url=make_portal_url(domain.hostname) if domain.hostname else "",
     )
 

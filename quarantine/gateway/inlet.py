@@ -71,6 +71,7 @@ class Inlet:
             if len(self._buffer) > limit:
                 dropped = True
                 self._buffer.clear()
+                self._resume()
             searched = len(self._buffer)
             await self._wait(seconds)
         line = bytes(self._buffer[: end + 1])

@@ -10,8 +10,15 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.reversename
+import dns.rrset
 import uvloop
+from django.test import override_settings
 
+from portal.settings.environment import Address
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.server import Gateway
 
@@ -24,13 +31,14 @@ class RunningGateway:
     def __init__(self, gateway: Gateway, loop: asyncio.AbstractEventLoop) -> None:
         self.gateway = gateway
         self.services = gateway.services
+        self.port = gateway.port
         self.loop = loop
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_SECONDS)
 
     def connect(self, *, greeting: bool = True) -> Client:
-        client = Client(self.gateway.port)
+        client = Client(self.port)
         if greeting:
             assert client.read_reply().startswith("220 ")
         return client
@@ -102,6 +110,57 @@ class Client:
 def stuff(data: bytes) -> bytes:
     """Dot-stuffed, as a careful client does it: a dot that begins a line is doubled."""
     return (b"\r\n" + data).replace(b"\r\n.", b"\r\n..")[2:]
+
+
+class NameServer:
+    """DNS on loopback: `names` are PTR names by client address; None is SERVFAIL, what is not there NXDOMAIN."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, str | None] = {}
+        self.questions: list[str] = []
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port: int = self.socket.getsockname()[1]
+        self.thread = threading.Thread(target=self._serve, name="dns")
+        self.thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            wire, client = self.socket.recvfrom(4096)
+            if not wire:
+                return
+            self.socket.sendto(self._answer(dns.message.from_wire(wire)).to_wire(), client)
+
+    def _answer(self, query: dns.message.Message) -> dns.message.Message:
+        response = dns.message.make_response(query)
+        name, kind = query.question[0].name, query.question[0].rdtype
+        self.questions.append(name.to_text())
+        if kind == dns.rdatatype.PTR:
+            found = self.names.get(dns.reversename.to_address(name), "")
+            answer = found and found + "."
+        else:
+            answer = next((ip for ip, found in self.names.items() if found and name.to_text() == f"{found}."), "")
+        if answer:
+            response.answer.append(dns.rrset.from_text(name, 60, "IN", kind, answer))
+        else:
+            response.set_rcode(dns.rcode.SERVFAIL if answer is None else dns.rcode.NXDOMAIN)
+        return response
+
+    def stop(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", ("127.0.0.1", self.port))
+        self.thread.join()
+        self.socket.close()
+
+
+@contextmanager
+def run_name_server() -> Iterator[NameServer]:
+    server = NameServer()
+    try:
+        with override_settings(RESOLVERS=(Address("127.0.0.1", server.port),)):
+            yield server
+    finally:
+        server.stop()
 
 
 @contextmanager
