@@ -14,7 +14,7 @@ from pathlib import Path
 from portal.stack.demo.letters import DRAFTS, Draft, compose
 from portal.stack.demo.letters.make import Kind, tidy
 
-LESSONS = 160  # of each label
+LESSONS = 100  # of each label
 TAUGHT_AS_SPAM = {Kind.SPAM, Kind.ALLOWED_SENDER}  # whom a rule lets through all the same
 TAUGHT_AS_HAM = {Kind.CLEAN, Kind.NEWSLETTER, Kind.BOUNCE, Kind.ODD_REVERSE_DNS}
 

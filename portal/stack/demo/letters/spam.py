@@ -14,7 +14,11 @@ SPAM = (
         Kind.SPAM,
         VPS5,
         "deals@rx-savings-club.example",
-        ("theo@bluebird-bakery.example", "mina@bluebird-bakery.example"),
+        (
+            "theo@bluebird-bakery.example",
+            "mina@bluebird-bakery.example",
+            "ken@hollowoak-clinic.example",
+        ),
         "Save 80% on V1AGRA and C1ALIS - no prescription needed!!!",
         """
         Cheap meds online! Viagra $0.89, Cialis $1.49, Xanax, Valium, Ambien.
@@ -32,7 +36,11 @@ SPAM = (
         Kind.SPAM,
         VPS9,
         "sales@swiss-replica-store.example",
-        ("theo@bluebird-bakery.example", "june@northwind-law.example"),
+        (
+            "theo@bluebird-bakery.example",
+            "june@northwind-law.example",
+            "ken@hollowoak-clinic.example",
+        ),
         "Rolex, Omega, Breitling replica watches from $199",
         """
         Exclusive replica watches! Rolex, Omega, Cartier, Breitling from $199.
@@ -53,7 +61,11 @@ SPAM = (
         Kind.SPAM,
         VPS5,
         "approval@instant-cash-loans.example",
-        ("rosa@bluebird-bakery.example", "samir@northwind-law.example"),
+        (
+            "rosa@bluebird-bakery.example",
+            "samir@northwind-law.example",
+            "theo@bluebird-bakery.example",
+        ),
         "You have been pre-approved: $50,000, bad credit OK",
         """
         Dear Homeowner,
@@ -73,7 +85,12 @@ SPAM = (
         Kind.SPAM,
         DSL,
         "barrister.k@mail-barrister.example",
-        ("harriet@northwind-law.example", "paula@hollowoak-clinic.example", "rosa@bluebird-bakery.example"),
+        (
+            "harriet@northwind-law.example",
+            "paula@hollowoak-clinic.example",
+            "rosa@bluebird-bakery.example",
+            "ken@hollowoak-clinic.example",
+        ),
         "CONFIDENTIAL BUSINESS PROPOSAL: US$18,500,000.00",
         """
         DEAR FRIEND,
@@ -97,7 +114,11 @@ SPAM = (
         Kind.SPAM,
         VPS9,
         "claims@euro-lotto-office.example",
-        ("ken@hollowoak-clinic.example", "lena@tidewater-marine.example"),
+        (
+            "ken@hollowoak-clinic.example",
+            "lena@tidewater-marine.example",
+            "theo@bluebird-bakery.example",
+        ),
         "CONGRATULATIONS!!! Your e-mail address has WON 1,000,000 EURO",
         """
         WINNING NOTIFICATION
@@ -115,7 +136,11 @@ SPAM = (
         Kind.SPAM,
         FORGED,
         "security@riverbank.example",
-        ("june@northwind-law.example", "mina@bluebird-bakery.example"),
+        (
+            "june@northwind-law.example",
+            "mina@bluebird-bakery.example",
+            "orders@bluebird-bakery.example",
+        ),
         "Your account has been limited - verify within 24 hours",
         """
         Dear valued customer,
@@ -140,7 +165,12 @@ SPAM = (
         Kind.SPAM,
         VPS5,
         "notice@parcel-track-center.example",
-        ("yuki@hollowoak-clinic.example", "theo@bluebird-bakery.example", "samir@northwind-law.example"),
+        (
+            "yuki@hollowoak-clinic.example",
+            "theo@bluebird-bakery.example",
+            "samir@northwind-law.example",
+            "ken@hollowoak-clinic.example",
+        ),
         "Your package could not be delivered: pay 1.99 to reschedule",
         """
         Your package PT-88120-X is waiting for delivery. A shipping fee of 1.99 is
@@ -154,7 +184,11 @@ SPAM = (
         Kind.SPAM,
         VPS9,
         "lonely@hot-singles-zone.example",
-        ("omar@tidewater-marine.example", "theo@bluebird-bakery.example"),
+        (
+            "omar@tidewater-marine.example",
+            "theo@bluebird-bakery.example",
+            "orders@bluebird-bakery.example",
+        ),
         "Hi honey, I saw your profile... hot singles in your area",
         """
         Hi honey! My name is Natasha, I am 24, I saw your profile and I want to
@@ -169,7 +203,12 @@ SPAM = (
         Kind.SPAM,
         VPS5,
         "rank@first-page-now.example",
-        ("mina@bluebird-bakery.example", "paula@hollowoak-clinic.example"),
+        (
+            "mina@bluebird-bakery.example",
+            "paula@hollowoak-clinic.example",
+            "theo@bluebird-bakery.example",
+            "ken@hollowoak-clinic.example",
+        ),
         "Get your website on the FIRST PAGE of Google - guaranteed",
         """
         Hi there,
@@ -201,7 +240,11 @@ SPAM = (
         Kind.SPAM,
         SLOW,
         "bonus@golden-palm-casino.example",
-        ("ken@hollowoak-clinic.example", "rosa@bluebird-bakery.example"),
+        (
+            "ken@hollowoak-clinic.example",
+            "rosa@bluebird-bakery.example",
+            "theo@bluebird-bakery.example",
+        ),
         "$1,500 FREE bonus - play online casino now!",
         """
         Welcome to Golden Palm Online Casino! Get $1,500 FREE bonus with your first
@@ -216,7 +259,12 @@ SPAM = (
         Kind.SPAM,
         VPS9,
         "slim@melt-it-off.example",
-        ("yuki@hollowoak-clinic.example", "june@northwind-law.example"),
+        (
+            "yuki@hollowoak-clinic.example",
+            "june@northwind-law.example",
+            "theo@bluebird-bakery.example",
+            "ken@hollowoak-clinic.example",
+        ),
         "Lose 30 pounds in 30 days, doctors hate this",
         """
         Lose weight fast without diet or exercise! Our all natural pills burn fat
@@ -230,7 +278,11 @@ SPAM = (
         Kind.SPAM,
         VPS5,
         "oem@cheap-licenses-4u.example",
-        ("lena@tidewater-marine.example", "samir@northwind-law.example"),
+        (
+            "lena@tidewater-marine.example",
+            "samir@northwind-law.example",
+            "theo@bluebird-bakery.example",
+        ),
         "OEM software: Office $49, Photoshop $59, instant download",
         """
         Cheap OEM software, instant download! Microsoft Office $49, Windows $39,
