@@ -72,7 +72,7 @@ class Stack:
         assert self.process
         return self.process.wait(timeout=seconds)
 
-    def wait_ready(self, seconds: float = 120) -> None:
+    def wait_ready(self, seconds: float = 240) -> None:
         """Until /healthz is 200 and `./run` has shown its table."""
         self.wait_until(lambda: "Ctrl-C stops" in self.output and self.health()[0] == 200, seconds)
 
@@ -96,12 +96,13 @@ class Stack:
         finally:
             connection.close()
 
-    def manage(self, *arguments: str, check: bool = True) -> str:
+    def manage(self, *arguments: str, check: bool = True, stdin: str = "") -> str:
         """Run `manage.py` beside it; its standard output."""
         done = subprocess.run(
             [str(PROJECT / ".venv" / "bin" / "python"), "manage.py", *arguments],
             env=self.environment,
             cwd=PROJECT,
+            input=stdin,
             capture_output=True,
             text=True,
             check=False,

@@ -52,7 +52,12 @@ class Step:
         if console.live:
             console.say(f"  {self.name} ...", end="")
 
+    def update(self, text: str) -> None:
+        """Say how far it is, where the line can be written again."""
+        if self.console.live:
+            self.console.say(f"\r\033[K  {self.name} {text[:60]}", end="")
+
     def done(self, outcome: str) -> None:
         seconds = time.monotonic() - self.started_at
-        again = "\r" if self.console.live else ""
+        again = "\r\033[K" if self.console.live else ""
         self.console.say(f"{again}  {self.name} {outcome} ({seconds:.1f} s)")

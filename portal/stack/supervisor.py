@@ -24,7 +24,7 @@ from portal.stack.summary import show_summary
 from portal.stack.valkey import EmbeddedValkey
 
 SERVER_START_SECONDS = 300  # a database that recovers from a crash takes its time
-READY_SECONDS = 90
+READY_SECONDS = 180
 STOP_ORDER = ("gateway", "web", "beat", "worker", "courier", "demo", "valkey", "postgres")
 
 
@@ -65,7 +65,7 @@ class Supervisor:
             await self._run_command("prepare", "Tables", "are up to date")
             await self._start_parts()
             if await self._is_ready() and configuration.demo:
-                await self._run_command("seed_demo", "Demo", "has its people and mail")
+                await self._seed()
             self.home.state["portal"] = f"http://{configuration.web}"
             self.home.write_state()
             show_summary(self.console, configuration, self.environment)
@@ -111,11 +111,26 @@ class Supervisor:
             self.home.write_environment(ours | told)
 
     async def _run_command(self, command: str, title: str, outcome: str) -> None:
+        """Run a command of `manage.py`, its last line shown meanwhile. StackError when it fails."""
         step = self.console.step(title)
         launch = make_launch(command, ("manage.py", command), self.environment, self.home.logs)
-        if await run_once(launch):
+        running = asyncio.create_task(run_once(launch))
+        try:
+            while not (await asyncio.wait([running], timeout=0.5))[0]:
+                step.update(read_last_line(launch.log))
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+        if running.result():
             raise StackError(f"manage.py {command} failed: {read_last_line(launch.log)} (all of it is in {launch.log})")
         step.done(outcome)
+
+    async def _seed(self) -> None:
+        """A demo without its mail is no reason to end what runs."""
+        try:
+            await self._run_command("seed_demo", "Demo", "has its people and mail")
+        except StackError as error:
+            self.console.say(f"\nlazaret: {error}")
 
     async def _start_parts(self) -> None:
         configuration = self.configuration
