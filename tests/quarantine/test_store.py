@@ -1,0 +1,247 @@
+"""Custody: together or not at all, and one bad record harms nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+from django.db import connection
+from django_tenants.utils import schema_context
+
+from filtering.evidence import ContentEvidence, Evidence, PtrEvidence, PtrStatus
+from filtering.verdict import Action, Category, Finding, Verdict
+from portal.tenants.database import get_conninfo, make_pool
+from portal.tenants.models import MailDomain
+from portal.tenants.people.models import Mailbox
+from quarantine.models import Content, Event, Message, Recipient, State
+from quarantine.platform.models import DeliveryJob
+from quarantine.store import (
+    DurabilityError,
+    Filing,
+    Outcome,
+    Store,
+    StoreUnavailableError,
+    Transaction,
+    clean,
+    compress,
+    make_trace_id,
+)
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+RAW = b"Subject: x\r\n\r\nx\r\n"
+VERDICT = Verdict(Action.DELIVER, Category.CLEAN, 1.5, (Finding("check", 1.5, "why"),), 1)
+
+
+@asynccontextmanager
+async def open_store():
+    pool = make_pool(name="test", max_size=2)
+    await pool.open()
+    store = Store(pool)
+    await store.start()
+    try:
+        yield store
+    finally:
+        await store.close()
+        await pool.close()
+
+
+def make_filing(**changes) -> Filing:
+    with schema_context("sp_acme"):
+        bob = Mailbox.objects.get(address="bob@alpha.test")
+    outcome = Outcome(bob.address, bob.domain_id, bob.pk, State.DELIVERING, VERDICT, "250 Ok", "accepted", "why")
+    transaction = Transaction(make_trace_id(), datetime.now(UTC), "192.0.2.1", "ann@sender.test", helo="x")
+    filing = Filing("sp_acme", transaction, (outcome,), size=len(RAW), sha256=b"x" * 32, stored=compress(RAW))
+    return replace(filing, **changes)
+
+
+def with_sender(sender: str) -> Filing:
+    filing = make_filing()
+    return replace(filing, transaction=replace(filing.transaction, sender=sender))
+
+
+async def keep_all(store: Store, *filings: Filing) -> list[bool]:
+    """Which of the records were kept, when all are handed in at once."""
+    results = await asyncio.gather(*(store.keep(filing) for filing in filings), return_exceptions=True)
+    assert all(isinstance(result, StoreUnavailableError) for result in results if result is not None)
+    return [result is None for result in results]
+
+
+def run(*filings: Filing) -> list[bool]:
+    async def work() -> list[bool]:
+        async with open_store() as store:
+            return await keep_all(store, *filings)
+
+    return asyncio.run(work())
+
+
+def count() -> tuple[int, int, int, int, int]:
+    with schema_context("sp_acme"):
+        tables = (Message, Recipient, Content, Event)
+        return *(table.objects.count() for table in tables), DeliveryJob.objects.count()
+
+
+def test_everything_of_a_message_is_there():
+    assert run(make_filing()) == [True]
+    assert count() == (1, 1, 1, 1, 1)
+    with schema_context("sp_acme"):
+        recipient = Recipient.objects.get()
+    assert recipient.findings == [{"check": "check", "points": 1.5, "text": "why"}]
+    assert (recipient.action, recipient.category, recipient.score, recipient.reply) == (
+        "deliver",
+        "clean",
+        1.5,
+        "250 Ok",
+    )
+
+
+def test_messages_that_come_together_share_a_transaction():
+    filings = [make_filing() for _ in range(50)]
+    assert run(*filings) == [True] * 50
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(DISTINCT xmin::text) FROM sp_acme.quarantine_message")
+        assert cursor.fetchone() == (1,)
+
+
+def test_a_poison_record_fails_alone():
+    poison = replace(make_filing(), size=2**40)
+    assert run(make_filing(), poison, make_filing()) == [True, False, True]
+    assert count() == (2, 2, 2, 2, 2)
+
+
+def test_a_mailbox_that_is_gone_fails_alone():
+    """Its foreign key is checked at the very end: at COMMIT."""
+    filing = make_filing()
+    gone = replace(filing, outcomes=(replace(filing.outcomes[0], mailbox_id=999_999),))
+    assert run(make_filing(), gone) == [True, False]
+    assert count() == (1, 1, 1, 1, 1)
+
+
+def test_a_message_of_two_providers_is_stored_in_both_or_in_none():
+    filing, other = make_filing(), make_filing()
+    with schema_context("sp_globex"):
+        gus = Mailbox.objects.get(address="gus@gamma.test")
+    elsewhere = replace(
+        filing,
+        schema="sp_globex",
+        outcomes=(replace(filing.outcomes[0], address=gus.address, mailbox_id=gus.pk, domain_id=gus.domain_id),),
+    )
+
+    async def work() -> None:
+        async with open_store() as store:
+            await store.keep(filing, elsewhere)
+            with pytest.raises(StoreUnavailableError):
+                await store.keep(other, replace(elsewhere, schema="sp_gone"))
+
+    asyncio.run(work())
+    assert count() == (1, 1, 1, 1, 2)
+    with schema_context("sp_globex"):
+        assert Recipient.objects.get().address == "gus@gamma.test"
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b", "\udfff" * 400, "x" * 2000, "ä\U0001f600" * 600])
+def test_whatever_a_message_says_can_be_stored(text):
+    evidence = Evidence(
+        ptr=PtrEvidence(PtrStatus.MISMATCH, text),
+        content=ContentEvidence(header_from=text, subject=text, message_id=text, problems=(text,)),
+    )
+    filing = replace(with_sender(text), evidence=evidence)
+    verdict = replace(VERDICT, findings=(Finding("check", 1.0, text),))
+    outcome = replace(filing.outcomes[0], address=text, verdict=verdict, reply=text, text=text)
+    assert run(replace(filing, outcomes=(outcome,))) == [True]
+    with schema_context("sp_acme"):
+        message, recipient = Message.objects.get(), Recipient.objects.get()
+    assert message.subject == clean(text, 500)
+    assert message.sender == clean(text, 320)
+    assert Evidence.from_json(message.evidence).content.subject == clean(text, 2000)
+    assert recipient.findings[0]["text"] == clean(text, 2000)
+
+
+def test_who_leaves_before_the_commit_leaves_nothing():
+    async def work() -> None:
+        async with open_store() as store:
+            waiting = [asyncio.create_task(store.keep(make_filing_later)) for make_filing_later in filings]
+            await asyncio.sleep(0)
+            waiting[1].cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    filings = [with_sender(f"{n}@sender.test") for n in range(3)]
+    asyncio.run(work())
+    with schema_context("sp_acme"):
+        assert sorted(Message.objects.values_list("sender", flat=True)) == ["0@sender.test", "2@sender.test"]
+
+
+def test_who_leaves_during_the_commit_leaves_the_message():
+    """A lock holds the commit up while the session ends."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            async with await psycopg.AsyncConnection.connect(get_conninfo()) as blocker:
+                await blocker.execute("LOCK sp_acme.quarantine_message IN EXCLUSIVE MODE")
+                task = asyncio.create_task(store.keep(filing))
+                while not await is_blocked():  # noqa: ASYNC110 - nothing says when
+                    await asyncio.sleep(0.01)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            await store.keep(last)
+
+    filing, last = make_filing(), make_filing()
+    asyncio.run(work())
+    assert count() == (2, 2, 2, 2, 2)
+
+
+async def is_blocked() -> bool:
+    async with await psycopg.AsyncConnection.connect(get_conninfo(), autocommit=True) as watcher:
+        cursor = await watcher.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
+def test_a_connection_that_breaks_is_replaced():
+    async def work() -> list[list[bool]]:
+        async with open_store() as store:
+            results = [await keep_all(store, filings[0])]
+            async with await psycopg.AsyncConnection.connect(get_conninfo(), autocommit=True) as admin:
+                await admin.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                    " WHERE application_name = 'lazaret-test'"
+                )
+            results += [await keep_all(store, filings[1])]
+            return results
+
+    filings = [make_filing(), make_filing()]
+    assert asyncio.run(work()) == [[True], [True]]
+    assert count() == (2, 2, 2, 2, 2)
+
+
+def test_a_database_that_would_lose_mail_is_refused():
+    async def work() -> None:
+        pool = make_pool(name="test", max_size=1)
+        await pool.open()
+        try:
+            with pytest.raises(DurabilityError, match="synchronous_commit is off"):
+                await Store(pool).start()
+        finally:
+            await pool.close()
+
+    def set_commit(value: str) -> None:
+        with connection.cursor() as cursor:
+            name = connection.settings_dict["NAME"]
+            cursor.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = {value}')
+
+    set_commit("off")
+    try:
+        asyncio.run(work())
+    finally:
+        set_commit("on")
+    assert MailDomain.objects.exists()
+
+
+def test_trace_ids_sort_by_time_and_can_be_read_aloud():
+    ids = [make_trace_id() for _ in range(100)]
+    assert len(set(ids)) == 100
+    assert all(len(one) == 20 and not set(one) & set("ILOU") for one in ids)
