@@ -176,9 +176,16 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"tokens": {"()": "portal.settings.logs.HideTokens"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["tokens"]}},
     "root": {"handlers": ["console"], "level": "INFO"},
-    "loggers": {"mail.log": {"level": "WARNING"}, "django.request": {"level": "ERROR"}},
+    "loggers": {
+        "mail.log": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},
+        "celery.beat": {"level": "WARNING"},  # a line for each heartbeat says nothing; failures are errors
+        "celery.worker.strategy": {"level": "WARNING"},
+        "celery.app.trace": {"level": "WARNING"},
+    },
 }
 
 CELERY: dict[str, Any] = {
@@ -195,6 +202,7 @@ CELERY: dict[str, Any] = {
         "heartbeat": {"task": "quarantine.platform.tasks.heartbeat", "schedule": 5.0, "options": {"expires": 15}},
         "due-digests": {"task": "reports.tasks.dispatch_due_digests", "schedule": 60.0, "options": {"expires": 55}},
         "expire-held": {"task": "quarantine.tasks.expire_held", "schedule": 3600.0},
+        "expire-links": {"task": "reports.tasks.expire_links", "schedule": 3600.0, "options": {"expires": 3000}},
     },
     "timezone": "UTC",
     "broker_transport_options": {
