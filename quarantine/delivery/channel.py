@@ -1,0 +1,289 @@
+"""The connections of one lane to one server: as many as it likes, each for one letter after another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import psycopg
+
+from portal.tenants.loops import is_own_address
+from quarantine.delivery.desk import Desk
+from quarantine.delivery.letter import ContentDamagedError, ContentGoneError, Letter, pack
+from quarantine.delivery.outcome import decide
+from quarantine.delivery.server import PLAIN_SECONDS, Server
+from quarantine.delivery.smtp import (
+    PATIENT,
+    ConnectError,
+    Connection,
+    LostError,
+    Patience,
+    Reply,
+    Stage,
+    TlsError,
+    connect,
+)
+
+log = logging.getLogger(__name__)
+
+FIRST_WINDOW = 5  # connections to begin with, and at most (as Postfix has them)
+LARGEST_WINDOW = 20
+JOBS_A_CONNECTION = 4  # in hand for each connection, so that none waits for the database
+JOBS_WHEN_DOWN = 100  # told at a time that their server is down
+IDLE_SECONDS = 2
+MESSAGES_A_CONNECTION = 100
+ALIVE_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How this courier talks."""
+
+    hostname: str
+    patience: Patience = PATIENT
+
+
+class NotTriedError(ConnectError):
+    """The server is down, and it is not our turn to see whether it is back."""
+
+
+class Budget:
+    """So many octets of large messages in memory at a time; who comes first is served first."""
+
+    def __init__(self, octets: int) -> None:
+        self.limit = self.free = octets
+        self.turn = asyncio.Lock()
+        self.changed = asyncio.Event()
+
+    async def take(self, octets: int) -> int:
+        octets = min(octets, self.limit)
+        async with self.turn:
+            while self.free < octets:
+                self.changed.clear()
+                await self.changed.wait()
+            self.free -= octets
+        return octets
+
+    def give_back(self, octets: int) -> None:
+        self.free += octets
+        self.changed.set()
+
+
+class Channel:
+    """Letters of one lane for one server, and who carries them."""
+
+    def __init__(
+        self, desk: Desk, server: Server, *, manner: Manner, budget: Budget, on_change: Callable[[Channel], None]
+    ) -> None:
+        self.desk = desk
+        self.server = server
+        self.manner = manner
+        self.budget = budget
+        self.on_change = on_change
+        self.letters: asyncio.Queue[Letter | None] = asyncio.Queue()  # None: go home
+        self.load = 0  # jobs put and not settled
+        self.window = FIRST_WINDOW
+        self.workers: set[asyncio.Task[None]] = set()
+        self.idle = 0
+        self.recovered = False  # the server was down and is back: what waits for it is due
+
+    @property
+    def room(self) -> int:
+        """How many jobs more it can do with."""
+        return max((JOBS_WHEN_DOWN if self.server.down else self.window * JOBS_A_CONNECTION) - self.load, 0)
+
+    @property
+    def is_hungry(self) -> bool:
+        return self.load <= self.window * JOBS_A_CONNECTION // 2
+
+    def put(self, letter: Letter) -> None:
+        self.load += len(letter.jobs)
+        self.letters.put_nowait(letter)
+        self._staff()
+
+    def _staff(self) -> None:
+        if len(self.workers) < self.window and self.letters.qsize() > self.idle:
+            worker = asyncio.create_task(self._work())
+            self.workers.add(worker)
+            worker.add_done_callback(self._note_leaving)
+
+    def _note_leaving(self, worker: asyncio.Task[None]) -> None:
+        """A letter may have come while the last worker was leaving."""
+        self.workers.discard(worker)
+        if not worker.cancelled():
+            self._staff()
+
+    def close(self) -> None:
+        """Let go of what nobody has begun, and send home who has nothing to do."""
+        while not self.letters.empty():
+            if letter := self.letters.get_nowait():
+                self._let_go(letter)
+        self.window = 0
+        for _ in range(self.idle):
+            self.letters.put_nowait(None)
+
+    async def _work(self) -> None:
+        connection: Connection | None = None
+        try:
+            while (letter := await self._get_letter(connection)) is not None:
+                connection = await self._handle(letter, connection)
+        finally:
+            if connection:
+                await connection.close()
+
+    async def _get_letter(self, connection: Connection | None) -> Letter | None:
+        """The next one; None when this worker is one too many, or has had nothing to do for a while."""
+        if len(self.workers) > self.window:
+            return None
+        if not self.letters.empty():
+            return self.letters.get_nowait()
+        if connection is None:
+            return None
+        self.idle += 1
+        try:
+            return await asyncio.wait_for(self.letters.get(), IDLE_SECONDS)
+        except TimeoutError:
+            return None
+        finally:
+            self.idle -= 1
+
+    async def _handle(self, letter: Letter, connection: Connection | None) -> Connection | None:
+        """Carry one letter; whatever happens, its jobs are settled or let go. Returns the connection to go on with."""
+        try:
+            return await self._carry(letter, connection)
+        except psycopg.Error as error:
+            log.warning("content_not_loaded provider=%s error=%s", letter.schema, type(error).__name__)
+            self._let_go(letter)
+            return connection
+        except asyncio.CancelledError:
+            self._let_go(letter)
+            raise
+        except Exception:
+            log.exception("delivery_failed provider=%s trace=%s", letter.schema, letter.message.trace_id)
+            self._settle(letter, [Reply(451, "4.3.0 our own fault; tried again")] * len(letter.jobs))
+            if connection:
+                connection.abort()
+            return None
+
+    async def _carry(self, letter: Letter, connection: Connection | None) -> Connection | None:
+        if not self.desk.is_sure():
+            self._let_go(letter)
+            return connection
+        if self.server.is_blocked():
+            self._settle_blocked(letter)
+            return connection
+        taken = 0 if letter.is_small else await self.budget.take(letter.message.size * 3)
+        try:
+            return await self._carry_packed(letter, connection)
+        except (ContentGoneError, ContentDamagedError) as error:
+            log.error("content_unusable provider=%s trace=%s", letter.schema, letter.message.trace_id)  # noqa: TRY400
+            self._settle_all(letter, Reply(554, f"5.6.0 not sent: {type(error).__name__}"))
+            return connection
+        finally:
+            self.budget.give_back(taken)
+
+    async def _carry_packed(self, letter: Letter, connection: Connection | None) -> Connection | None:
+        wire = await pack(self.desk.pool, letter, hostname=self.manner.hostname)
+        if connection:
+            try:
+                return await self._send(letter, wire, connection)
+            except LostError as error:
+                if error.stage is not Stage.ENVELOPE:
+                    self._note_lost(letter, error)
+                    return None
+        # No connection yet, or one that the server had closed by the time we came back to it.
+        try:
+            return await self._send(letter, wire, await self._connect())
+        except LostError as error:
+            self._note_lost(letter, error)
+        except NotTriedError:
+            self._settle_blocked(letter)
+        except ConnectError as error:
+            self._note_unreachable(letter, str(error))
+        return None
+
+    async def _send(self, letter: Letter, wire: bytes, connection: Connection) -> Connection | None:
+        def note_taken(replies: list[Reply]) -> None:
+            for job, reply in zip(letter.jobs, replies, strict=True):
+                if reply.good:
+                    self.desk.note_taken(job, str(reply), datetime.now(UTC))
+
+        replies = await connection.send(letter.envelope, wire, gate=self.server.gate.enter, on_taken=note_taken)
+        self.recovered = self.server.note_alive() or self.recovered
+        self._settle(letter, replies)
+        if self.letters.qsize() and self.window < LARGEST_WINDOW:
+            self.window += 1
+        if connection.usable and connection.sent < MESSAGES_A_CONNECTION:
+            return connection
+        await connection.close()
+        return None
+
+    async def _connect(self) -> Connection:
+        """A connection. One at a time while the server is down. Raises ConnectError."""
+        server = self.server
+        if server.is_blocked():
+            raise NotTriedError
+        server.probing = bool(server.down)
+        try:
+            connection = await self._open()
+        finally:
+            server.probing = False
+        self.recovered = server.note_alive() or self.recovered
+        return connection
+
+    async def _open(self) -> Connection:
+        server = self.server
+        if not server.host:
+            raise ConnectError("the domain has no mail server")
+        if await asyncio.to_thread(is_own_address, server.host, server.port):
+            raise ConnectError(f"5.4.6 {server} is this gateway itself: a mail loop")
+        try:
+            return await self._greet(tls=time.monotonic() >= server.plain_until)
+        except TlsError as error:
+            log.warning("starttls_failed server=%s error=%s", server, str(error))
+            server.plain_until = time.monotonic() + PLAIN_SECONDS
+            return await self._greet(tls=False)
+
+    async def _greet(self, *, tls: bool) -> Connection:
+        manner, server = self.manner, self.server
+        return await connect(server.host, server.port, hostname=manner.hostname, tls=tls, patience=manner.patience)
+
+    def _note_lost(self, letter: Letter, error: LostError) -> None:
+        self._settle_all(letter, Reply(451, f"4.4.2 {error}"))
+
+    def _settle_blocked(self, letter: Letter) -> None:
+        self._settle_all(letter, Reply(451, f"4.4.1 not tried: {self.server.down}"))
+
+    def _note_unreachable(self, letter: Letter, reason: str) -> None:
+        """Down; or, where others are talking to it right now, only tired of so many connections."""
+        if len(self.workers) > 1 and time.monotonic() - self.server.alive_at < ALIVE_SECONDS:
+            self.window = len(self.workers) - 1
+            self.letters.put_nowait(letter)
+            return
+        was_down = bool(self.server.down)
+        pause = self.server.note_down(reason)
+        if not was_down:
+            log.warning("server_down server=%s reason=%s", self.server, reason)
+        self.window = FIRST_WINDOW
+        self._settle_all(letter, Reply(451, f"4.4.1 {reason}"), pause=pause)
+
+    def _settle_all(self, letter: Letter, reply: Reply, *, pause: float | None = None) -> None:
+        self._settle(letter, [reply] * len(letter.jobs), pause=pause)
+
+    def _settle(self, letter: Letter, replies: list[Reply], *, pause: float | None = None) -> None:
+        now = datetime.now(UTC)
+        for job, reply in zip(letter.jobs, replies, strict=True):
+            self.desk.settle(decide(job, reply, now, pause=pause))
+        self._done(letter)
+
+    def _let_go(self, letter: Letter) -> None:
+        self.desk.give_up(letter.jobs)
+        self._done(letter)
+
+    def _done(self, letter: Letter) -> None:
+        self.load -= len(letter.jobs)
+        self.on_change(self)

@@ -1,0 +1,284 @@
+"""The courier: the process that delivers clean mail, releases and digests to the customers' servers.
+
+What is to be delivered stands in the delivery queue (public.platform_deliveryjob), beside the state that each recipient
+row is in. A courier claims jobs, talks SMTP, and records state, trace and queue in one transaction. Any number of
+couriers may run.
+
+What happens when it is killed, at any moment:
+
+* Nothing is lost: a job leaves the queue only in the transaction that records the server's answer.
+* What a server had taken is in the journal from the moment we read its 250 (quarantine.delivery.journal) and is
+  recorded at the next start before anything is sent. Sent again is only what the server took and we had not read:
+  one message a server that answers at once (quarantine.delivery.server.DotGate), a few where it is slow.
+* Its claims are free when it starts again, or, should it stay away, after a minute.
+
+Lanes (mail, releases, digests) have their own connections and claims: a backlog in one never delays another.
+A server that cannot be reached is asked by one probe at a time, every 30 seconds to 5 minutes; what is for it
+waits, with the reason on each row, and is due at once when the server is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+from collections import defaultdict
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from portal.tenants.database import Pool, get_conninfo, make_pool
+from quarantine.delivery import rows
+from quarantine.delivery.channel import Budget, Channel, Manner
+from quarantine.delivery.desk import Desk
+from quarantine.delivery.journal import Journal, Slot, read_journal, take_left_slots, take_slot
+from quarantine.delivery.letter import load_small, make_letters
+from quarantine.delivery.outcome import Job, Outcome, Result
+from quarantine.delivery.rows import Backlog
+from quarantine.delivery.server import Server
+from quarantine.platform.heartbeat import keep_beating
+
+log = logging.getLogger(__name__)
+
+JOBS_IN_HAND = {"mail": 800, "release": 400, "digest": 400}  # a lane
+LARGE_OCTETS = 268_435_456  # a lane, of messages too large to be loaded ahead
+POLL_SECONDS = 3.0  # when nobody wakes us
+SHORTEST_ROUND_SECONDS = 0.005
+AWAY_SECONDS = 1.0
+GRACE_SECONDS = 10  # for letters under way, when we are asked to stop
+CHANNEL = "lazaret_delivery"
+
+
+@dataclass
+class Lane:
+    """A queue of its own."""
+
+    name: str
+    limit: int
+    budget: Budget = field(default_factory=lambda: Budget(LARGE_OCTETS))
+    channels: dict[tuple[str, int], Channel] = field(default_factory=dict)
+
+    @property
+    def room(self) -> int:
+        return max(self.limit - sum(channel.load for channel in self.channels.values()), 0)
+
+
+class Courier:
+    """One courier process. `run` until `stop`."""
+
+    def __init__(self, home: Path, manner: Manner) -> None:
+        self.home = home
+        self.manner = manner
+        self.wake = asyncio.Event()
+        self.stopping = asyncio.Event()
+        self.lanes = {name: Lane(name, limit) for name, limit in JOBS_IN_HAND.items()}
+        self.servers: dict[tuple[str, int], Server] = {}
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.wake.set()
+
+    async def run(self) -> None:
+        slot = take_slot(self.home)
+        self.pool: Pool = make_pool(name="courier", max_size=8)
+        await self.pool.open()
+        self.desk = Desk(self.pool, slot.name, Journal(slot.journal_path), self._wake_later)
+        log.info("courier_starting instance=%s", slot.name)
+        try:
+            await self._until_stopped(self._recover(slot))
+            await self._serve(slot)
+        finally:
+            self.desk.journal.close()
+            await self.pool.close()
+            slot.leave()
+        log.info("courier_stopped instance=%s", slot.name)
+
+    async def _serve(self, slot: Slot) -> None:
+        helpers = [
+            self._listen(),
+            self.desk.keep_renewing(),
+            self.desk.keep_recording(),
+            keep_beating(self.pool, "courier", slot.name),
+        ]
+        tasks = [asyncio.create_task(helper) for helper in helpers]
+        for task in tasks:
+            task.add_done_callback(self._note_end)
+        await self._dispatch()
+        await self._finish()
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """A helper that ends by itself is broken: end, so that whoever supervises us starts us anew."""
+        if not task.cancelled():
+            self.stop()
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        stop = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        elif error := task.exception():
+            raise error
+
+    async def _recover(self, own: Slot) -> None:
+        """Record what was taken before we were killed, then free our claims; waits for the database."""
+        for slot in [own, *take_left_slots(self.home, own)]:
+            taken = read_journal(slot.journal_path)
+            outcomes = [Outcome(t.job, t.schema, t.recipient, Result.TAKEN, t.reply, t.at) for t in taken]
+            if outcomes:
+                log.info("journal_replayed instance=%s outcomes=%d", slot.name, len(outcomes))
+                await self.desk.record(outcomes)
+            await self._free(slot.name)
+            slot.journal_path.write_bytes(b"")
+            if slot is not own:
+                slot.leave()
+
+    async def _free(self, instance: str) -> None:
+        while True:
+            try:
+                return await rows.renew(self.pool, [], instance=instance)
+            except psycopg.OperationalError as error:
+                log.warning("database_away error=%s", type(error).__name__)
+                await asyncio.sleep(AWAY_SECONDS)
+
+    async def _listen(self) -> None:
+        """Be woken by NOTIFY, for ever; polling helps out while there is no connection."""
+        conninfo = get_conninfo(application_name="lazaret-courier-listen", keepalives_idle=10, keepalives_interval=5)
+        while True:
+            with contextlib.suppress(psycopg.Error):
+                async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as database:
+                    await database.execute(f"LISTEN {CHANNEL}")
+                    self.wake.set()
+                    async for _ in database.notifies():
+                        self.wake.set()
+            await asyncio.sleep(AWAY_SECONDS)
+
+    async def _dispatch(self) -> None:
+        """Round after round: see what is due, claim what there is room for, hand it to the channels."""
+        pause = 0.0
+        while not self.stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), pause)
+            self.wake.clear()
+            try:
+                pause = await self._go_round()
+            except psycopg.Error as error:
+                log.warning("queue_not_read error=%s", type(error).__name__)
+                pause = AWAY_SECONDS
+            await asyncio.sleep(SHORTEST_ROUND_SECONDS)
+
+    def _wake_later(self, seconds: float) -> None:
+        if seconds < POLL_SECONDS:
+            asyncio.get_running_loop().call_later(seconds, self.wake.set)
+
+    async def _go_round(self) -> float:
+        """One round; returns in how many seconds something more is due, at most the polling interval."""
+        backlog = await rows.list_backlog(self.pool)
+        wanted = self._allot(backlog)
+        if wanted:
+            jobs = await self.desk.claim(wanted)
+            await self._hand_out(jobs, {entry.domain_id: (entry.host, entry.port) for entry in backlog})
+        return min([POLL_SECONDS, *(max(entry.due_in, 0.05) for entry in backlog if entry.due_in > 0)])
+
+    def _allot(self, backlog: list[Backlog]) -> list[tuple[str, int, int]]:
+        """How many jobs to claim of each lane and domain: what its server and the lane have room for."""
+        wanted = []
+        room: dict[object, int] = {}
+        for entry in sorted(backlog, key=lambda entry: entry.due_in):
+            lane, channel = self.lanes[entry.lane], self._get_channel(entry)
+            free = min(room.setdefault(lane.name, lane.room), room.setdefault(channel, channel.room))
+            if entry.due_in <= 0 < free:
+                wanted.append((entry.lane, entry.domain_id, free))
+                room[lane.name] -= free
+                room[channel] -= free
+        return wanted
+
+    def _get_channel(self, entry: Backlog) -> Channel:
+        address = entry.host, entry.port
+        if address not in self.servers:
+            self.servers[address] = Server(*address)
+        server = self.servers[address]
+        server.domains.add(entry.domain_id)
+        lane = self.lanes[entry.lane]
+        if address not in lane.channels:
+            lane.channels[address] = Channel(
+                self.desk, server, manner=self.manner, budget=lane.budget, on_change=self._note_change
+            )
+        return lane.channels[address]
+
+    def _note_change(self, channel: Channel) -> None:
+        if channel.is_hungry:
+            self.wake.set()
+        if channel.recovered:
+            channel.recovered = False
+            self.desk.note_back(channel.server.domains)
+
+    async def _hand_out(self, jobs: list[Job], addresses: dict[int, tuple[str, int]]) -> None:
+        by_schema: dict[str, list[Job]] = defaultdict(list)
+        for job in jobs:
+            by_schema[job.schema].append(job)
+        for schema, group in by_schema.items():
+            try:
+                await self._hand_out_schema(schema, group, addresses)
+            except psycopg.Error as error:
+                log.warning("rows_not_loaded provider=%s error=%s", schema, type(error).__name__)
+                self.desk.give_up(group)
+
+    async def _hand_out_schema(self, schema: str, jobs: list[Job], addresses: dict[int, tuple[str, int]]) -> None:
+        found = await rows.load_rows(self.pool, schema, [job.recipient_id for job in jobs])
+        by_channel: dict[tuple[str, tuple[str, int]], list[Job]] = defaultdict(list)
+        for job in jobs:
+            if job.recipient_id in found:
+                by_channel[job.lane, addresses[job.domain_id]].append(job)
+            else:
+                self.desk.settle(make_void(job))
+        letters = {key: make_letters(schema, group, found) for key, group in by_channel.items()}
+        await load_small(self.pool, [letter for group in letters.values() for letter in group])
+        for (lane, address), group in letters.items():
+            for letter in group:
+                self.lanes[lane].channels[address].put(letter)
+
+    async def _finish(self) -> None:
+        """Let letters under way arrive, record everything, free the rest."""
+        channels = [channel for lane in self.lanes.values() for channel in lane.channels.values()]
+        for channel in channels:
+            channel.close()
+        workers = {worker for channel in channels for worker in channel.workers}
+        if workers:
+            _, late = await asyncio.wait(workers, timeout=GRACE_SECONDS)
+            for worker in late:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        with contextlib.suppress(TimeoutError, psycopg.Error):
+            async with asyncio.timeout(GRACE_SECONDS):
+                await self.desk.outcomes.join()
+                await rows.renew(self.pool, [], instance=self.desk.instance)
+
+
+def make_void(job: Job) -> Outcome:
+    """There is no such row, or it waits for nothing: only the job goes."""
+    log.warning("job_void provider=%s recipient=%d", job.schema, job.recipient_id)
+    return Outcome(job.id, job.schema, job.recipient_id, Result.VOID, "", datetime.now(UTC))
+
+
+async def run_courier(home: Path, manner: Manner) -> None:
+    """Run until SIGTERM or SIGINT."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
+    courier = Courier(home, manner)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, courier.stop)
+    await courier.run()

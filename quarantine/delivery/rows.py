@@ -1,0 +1,231 @@
+"""The courier's SQL: schema-qualified, through psycopg's async pool."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from psycopg import AsyncConnection, sql
+from psycopg.rows import TupleRow
+
+from portal.tenants.database import Pool
+from quarantine.content import DROP_CONTENT, LOCK_CONTENT, NEEDING
+from quarantine.delivery.outcome import Job, Outcome, Result
+
+LEASE_SECONDS = 60  # renewed while a job is in hand: a delivery may last as long as it likes
+
+# One step a (lane, domain) with jobs, however long its backlog: index delivery_job_due.
+LIST_BACKLOG = """
+WITH RECURSIVE place AS (
+    (SELECT lane, domain_id FROM public.platform_deliveryjob ORDER BY lane, domain_id LIMIT 1)
+    UNION ALL
+    SELECT further.lane, further.domain_id FROM place CROSS JOIN LATERAL (
+        SELECT j.lane, j.domain_id FROM public.platform_deliveryjob j
+        WHERE (j.lane, j.domain_id) > (place.lane, place.domain_id) ORDER BY j.lane, j.domain_id LIMIT 1
+    ) further
+)
+SELECT place.lane, place.domain_id, coalesce(d.server_host, ''), coalesce(d.server_port, 0),
+    extract(epoch FROM first.due_at - now())::float8
+FROM place CROSS JOIN LATERAL (
+    SELECT j.due_at FROM public.platform_deliveryjob j
+    WHERE j.lane = place.lane AND j.domain_id = place.domain_id
+    AND (j.claimed_until IS NULL OR j.claimed_until < now()) ORDER BY j.due_at LIMIT 1
+) first LEFT JOIN public.tenants_maildomain d ON d.id = place.domain_id
+"""
+# Index delivery_job_due; MATERIALIZED, so that the locking part runs once.
+CLAIM = """
+WITH found AS MATERIALIZED (
+    SELECT due.id FROM unnest(%s::text[], %s::bigint[], %s::int[]) AS wanted(lane, domain_id, jobs)
+    CROSS JOIN LATERAL (
+        SELECT j.id FROM public.platform_deliveryjob j
+        WHERE j.lane = wanted.lane AND j.domain_id = wanted.domain_id AND j.due_at <= now()
+        AND (j.claimed_until IS NULL OR j.claimed_until < now())
+        ORDER BY j.due_at, j.id LIMIT wanted.jobs FOR UPDATE SKIP LOCKED
+    ) due
+)
+UPDATE public.platform_deliveryjob j SET claimed_by = %s, claimed_until = now() + make_interval(secs => %s)
+FROM found WHERE j.id = found.id
+RETURNING j.id, j.schema, j.recipient_id, j.domain_id, j.lane, j.attempts, j.created_at
+"""
+# Ours and in hand: for another while. Ours and in nobody's hand: free. Index delivery_job_claimed.
+RENEW = """
+UPDATE public.platform_deliveryjob SET
+    claimed_until = CASE WHEN id = ANY(%(held)s) THEN now() + make_interval(secs => %(lease)s) END,
+    claimed_by = CASE WHEN id = ANY(%(held)s) THEN claimed_by ELSE '' END
+WHERE claimed_by = %(me)s
+"""
+# What waits because its server was away is due when the server is back.
+HASTEN = """
+UPDATE public.platform_deliveryjob SET due_at = now()
+WHERE domain_id = ANY(%s) AND attempts > 0 AND due_at > now() AND claimed_by = ''
+"""
+END_JOBS = "DELETE FROM public.platform_deliveryjob WHERE id = ANY(%s) RETURNING id"
+POSTPONE = """
+UPDATE public.platform_deliveryjob j SET due_at = now() + make_interval(secs => o.pause), attempts = j.attempts + 1,
+    claimed_until = NULL, claimed_by = ''
+FROM unnest(%s::bigint[], %s::float8[]) AS o(id, pause) WHERE j.id = o.id AND j.claimed_by = %s RETURNING j.id
+"""
+LOAD = """
+SELECT r.id, r.message_id, r.address, r.action, r.category, r.score, m.trace_id, m.kind, m.received_at,
+    coalesce(host(m.client_ip), ''), m.ptr_name, m.helo, m.tls, m.sender, m.size, m.sha256
+FROM {recipient} r JOIN {message} m ON m.id = r.message_id
+WHERE r.id = ANY(%s) AND r.state IN ('delivering', 'deferred', 'releasing')
+"""
+LOAD_CONTENT = "SELECT message_id, codec, data FROM {content} WHERE message_id = ANY(%s)"
+# States change here only, guarded by the old ones; what was being released stays so until it is.
+RECORD = """
+WITH outcome AS (
+    SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::timestamptz[]) AS o(id, result, reply, at)
+),
+locked AS (SELECT r.id FROM {recipient} r WHERE r.id = ANY(%s) ORDER BY r.id FOR UPDATE),
+changed AS (
+    UPDATE {recipient} r SET
+        state = CASE
+            WHEN o.result = 'refused' THEN 'held'
+            WHEN o.result = 'taken' THEN CASE r.state WHEN 'releasing' THEN 'released' ELSE 'delivered' END
+            ELSE CASE r.state WHEN 'releasing' THEN 'releasing' ELSE 'deferred' END
+        END,
+        reply = o.reply, attempts = r.attempts + 1, changed_at = o.at
+    FROM outcome o, locked
+    WHERE r.id = o.id AND r.id = locked.id AND r.state IN ('delivering', 'deferred', 'releasing')
+    RETURNING r.id, r.message_id, r.state
+),
+traced AS (
+    INSERT INTO {event} (message_id, recipient_id, at, kind, text, actor)
+    SELECT c.message_id, c.id, o.at,
+        CASE o.result WHEN 'later' THEN 'deferred' WHEN 'refused' THEN 'server_refused' ELSE c.state END, o.reply, ''
+    FROM changed c JOIN outcome o ON o.id = c.id
+)
+SELECT id, message_id, state FROM changed
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A lane and domain with jobs that nobody has claimed, its server, and in how many seconds the first is due."""
+
+    lane: str
+    domain_id: int
+    host: str
+    port: int
+    due_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A recipient row with what its message needs for a delivery."""
+
+    id: int
+    message_id: int
+    address: str
+    action: str
+    category: str
+    score: float
+    trace_id: str
+    kind: str
+    received_at: datetime
+    client_ip: str
+    ptr_name: str
+    helo: str
+    tls: str
+    sender: str
+    size: int
+    sha256: bytes
+
+
+@lru_cache(maxsize=8192)
+def in_schema(statement: str, schema: str) -> sql.Composed:
+    """`statement` with the tables of a provider's schema."""
+    names = ("message", "recipient", "content", "event")
+    return sql.SQL(statement).format(**{name: sql.Identifier(schema, f"quarantine_{name}") for name in names})
+
+
+async def list_backlog(pool: Pool) -> list[Backlog]:
+    async with pool.connection() as database:
+        return [Backlog(*row) for row in await (await database.execute(LIST_BACKLOG)).fetchall()]
+
+
+async def claim(pool: Pool, wanted: list[tuple[str, int, int]], *, instance: str) -> list[Job]:
+    """Claim due jobs: of each (lane, domain, number), the oldest that nobody has, up to that number."""
+    lanes, domains, numbers = zip(*wanted, strict=True)
+    values = [list(lanes), list(domains), list(numbers), instance, LEASE_SECONDS]
+    async with pool.connection() as database:
+        return [Job(*row) for row in await (await database.execute(CLAIM, values)).fetchall()]
+
+
+async def renew(pool: Pool, held: Iterable[int], *, instance: str) -> None:
+    """Keep the claims on the jobs in hand, give up those on all others of ours."""
+    async with pool.connection() as database:
+        await database.execute(RENEW, {"held": list(held), "lease": LEASE_SECONDS, "me": instance})
+
+
+async def hasten(pool: Pool, domains: list[int]) -> int:
+    async with pool.connection() as database:
+        return (await database.execute(HASTEN, [domains])).rowcount
+
+
+async def load_rows(pool: Pool, schema: str, recipients: list[int]) -> dict[int, Row]:
+    """The rows of these recipients that are still to be delivered."""
+    async with pool.connection() as database:
+        found = await database.execute(in_schema(LOAD, schema), [recipients])
+        return {row[0]: Row(*row) for row in await found.fetchall()}
+
+
+async def load_contents(pool: Pool, schema: str, messages: list[int]) -> dict[int, tuple[int, bytes]]:
+    """Codec and stored form of each message that has them."""
+    async with pool.connection() as database:
+        found = await database.execute(in_schema(LOAD_CONTENT, schema), [messages])
+        return {message: (codec, data) for message, codec, data in await found.fetchall()}
+
+
+async def record(pool: Pool, outcomes: list[Outcome], *, instance: str) -> list[tuple[Outcome, str]]:
+    """Record in one transaction: jobs, states, trace, and content that is no longer needed.
+
+    An outcome whose job is no longer there (or, for a later attempt, no longer ours) was recorded before: it is
+    left out. Returns the others with the state that each recipient is in now.
+    """
+    async with pool.connection() as database, database.transaction():
+        valid = await _settle_jobs(database, outcomes, instance)
+        by_schema: dict[str, list[Outcome]] = defaultdict(list)
+        for outcome in outcomes:
+            if outcome.job_id in valid and outcome.result is not Result.VOID:
+                by_schema[outcome.schema].append(outcome)
+        done = []
+        for schema in sorted(by_schema):
+            done += await _record_schema(database, schema, by_schema[schema])
+        return done
+
+
+async def _settle_jobs(database: AsyncConnection[TupleRow], outcomes: list[Outcome], instance: str) -> set[int]:
+    ended = sorted(outcome.job_id for outcome in outcomes if outcome.result is not Result.LATER)
+    later = sorted((outcome.job_id, outcome.pause) for outcome in outcomes if outcome.result is Result.LATER)
+    valid: set[int] = set()
+    if ended:
+        valid.update(row[0] for row in await (await database.execute(END_JOBS, [ended])).fetchall())
+    if later:
+        values: list[Any] = [[job for job, _ in later], [pause for _, pause in later], instance]
+        valid.update(row[0] for row in await (await database.execute(POSTPONE, values)).fetchall())
+    return valid
+
+
+async def _record_schema(
+    database: AsyncConnection[TupleRow], schema: str, outcomes: list[Outcome]
+) -> list[tuple[Outcome, str]]:
+    by_recipient = {outcome.recipient_id: outcome for outcome in outcomes}
+    values = [
+        [outcome.recipient_id for outcome in outcomes],
+        [outcome.result.value for outcome in outcomes],
+        [outcome.reply for outcome in outcomes],
+        [outcome.at for outcome in outcomes],
+        sorted(by_recipient),
+    ]
+    changed = await (await database.execute(in_schema(RECORD, schema), values)).fetchall()
+    finished = sorted({message for _, message, state in changed if state == "delivered"})
+    if finished:
+        await database.execute(in_schema(LOCK_CONTENT, schema), [finished])
+        await database.execute(in_schema(DROP_CONTENT, schema), [finished, list(NEEDING)])
+    return [(by_recipient[recipient], state) for recipient, _, state in changed]

@@ -1,0 +1,80 @@
+"""What the courier knows of a customer's server: whether it is up, and whose turn it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+
+FIRST_PROBE_SECONDS = 30.0
+LONGEST_PROBE_SECONDS = 300.0  # a server that is back is noticed after five minutes at the latest
+PLAIN_SECONDS = 3600.0  # for so long a broken STARTTLS is not tried again
+DOT_SECONDS = 0.01
+
+
+class DotGate:
+    """Lets one final dot at a time wait for its answer, for 10 milliseconds; then the next may go as well.
+
+    Whatever a killed courier had dotted is delivered again. So a server that answers at once gets one after the
+    other, which costs nothing, and a kill doubles one message; a slow one gets many, and still a hundred a second.
+    """
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def enter(self) -> AsyncIterator[None]:
+        await self.lock.acquire()
+        waiting = [self.lock]
+
+        def let_next() -> None:
+            if waiting:
+                waiting.pop().release()
+
+        opener = asyncio.get_running_loop().call_later(DOT_SECONDS, let_next)
+        try:
+            yield
+        finally:
+            opener.cancel()
+            let_next()
+
+
+class Server:
+    """A host and port, for all lanes and domains that deliver there. Times are of the monotonic clock, in seconds."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.domains: set[int] = set()
+        self.gate = DotGate()
+        self.down = ""  # why
+        self.failures = 0
+        self.probe_at = 0.0
+        self.probing = False
+        self.alive_at = float("-inf")
+        self.plain_until = float("-inf")
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def is_blocked(self) -> bool:
+        """Down, and it is not time (or it is somebody else's turn) to see whether it is back."""
+        return bool(self.down) and (self.probing or time.monotonic() < self.probe_at)
+
+    def note_down(self, reason: str) -> float:
+        """It could not be reached; returns in how many seconds it is tried again. Counts once a probe."""
+        now = time.monotonic()
+        if not self.down or now >= self.probe_at:
+            pause = min(FIRST_PROBE_SECONDS * 2 ** min(self.failures, 10), LONGEST_PROBE_SECONDS)
+            self.failures += 1
+            self.probe_at = now + pause * random.uniform(0.9, 1.1)  # noqa: S311
+        self.down = reason
+        return max(self.probe_at - now, 0.0)
+
+    def note_alive(self) -> bool:
+        """It talks to us; True when it was down before."""
+        was_down, self.down, self.failures = bool(self.down), "", 0
+        self.alive_at = time.monotonic()
+        return was_down

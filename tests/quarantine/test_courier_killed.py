@@ -1,0 +1,98 @@
+"""A courier that is killed in the middle of its work: nothing is lost, and no more is doubled than there were kills."""
+
+import random
+import re
+import time
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+from django_tenants.utils import schema_context
+
+from portal.tenants.models import MailDomain
+from quarantine.delivery.journal import Journal, Taken, read_journal
+from quarantine.models import Event, Message, Recipient, State
+from quarantine.platform.models import DeliveryJob
+from tests.kept_mail import send_off
+from tests.running_courier import CourierProcess, running_courier, wait_until
+from tests.smtp_sink import Sink
+
+MESSAGES = 250
+KILLS = 5
+TRACE = re.compile(rb"X-Lazaret-Trace: (\w{20})\r\n")
+
+
+@pytest.mark.faults
+def test_a_killed_courier_loses_nothing_and_doubles_at_most_once_a_kill(committed, tmp_path):
+    with Sink() as sink, schema_context("sp_acme"):
+        MailDomain.objects.update(server_host="127.0.0.1", server_port=sink.port)
+        for _ in range(MESSAGES):
+            send_off("bob@alpha.test")
+        courier = CourierProcess(tmp_path)
+        for kill in range(KILLS):
+            courier.start()
+            sink.wait((kill + 1) * MESSAGES // (KILLS + 2), seconds=30)
+            time.sleep(random.uniform(0, 0.02))
+            courier.kill()
+        courier.start()
+        wait_until(lambda: not DeliveryJob.objects.exists(), 30)
+        assert courier.stop() == 0
+        arrived = Counter(TRACE.search(message.raw)[1].decode() for message in sink.messages)
+        assert set(arrived) == set(Message.objects.values_list("trace_id", flat=True))
+        assert sum(arrived.values()) - MESSAGES <= KILLS
+        assert Recipient.objects.filter(state=State.DELIVERED).count() == MESSAGES
+        assert Event.objects.filter(kind="delivered").count() == MESSAGES
+
+
+def test_what_the_journal_knows_is_not_sent_again(committed, tmp_path):
+    with Sink() as sink, schema_context("sp_acme"):
+        MailDomain.objects.update(server_host="127.0.0.1", server_port=sink.port)
+        known, unknown = send_off("bob@alpha.test"), send_off("carol@alpha.test")
+        job = DeliveryJob.objects.get(recipient_id=known.recipients.get().pk)
+        left = tmp_path / "3"  # of a courier that nobody started again
+        left.mkdir()
+        journal = Journal(left / "journal")
+        journal.note(Taken(job.pk, "sp_acme", job.recipient_id, "250 2.0.0 once", known.received_at))
+        with running_courier(tmp_path):
+            sink.wait(1)
+            wait_until(lambda: not DeliveryJob.objects.exists())
+        assert known.recipients.get().state == State.DELIVERED
+        assert known.recipients.get().reply == "250 2.0.0 once"
+        assert [TRACE.search(message.raw)[1].decode() for message in sink.messages] == [unknown.trace_id]
+        assert read_journal(left / "journal") == []
+        assert read_journal(tmp_path / "1" / "journal") == []
+
+
+def test_an_old_line_does_not_release_what_is_released_anew(committed, tmp_path):
+    """The job of the line is long gone: the row's new job stays."""
+    with Sink() as sink, schema_context("sp_acme"):
+        MailDomain.objects.update(server_host="127.0.0.1", server_port=sink.port)
+        message = send_off("bob@alpha.test", lane="release", state=State.RELEASING)
+        job = DeliveryJob.objects.get()
+        (tmp_path / "1").mkdir()
+        journal = Journal(tmp_path / "1" / "journal")
+        journal.note(Taken(job.pk + 1000, "sp_acme", job.recipient_id, "250 old", message.received_at))
+        journal.close()
+        with running_courier(tmp_path):
+            sink.wait(1)
+            wait_until(lambda: message.recipients.get().state == State.RELEASED)
+        assert message.recipients.get().reply != "250 old"
+
+
+def test_a_journal_survives_a_torn_line_and_is_rewritten_when_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("quarantine.delivery.journal.REWRITE_BYTES", 1000)
+    at = datetime(2026, 11, 1, tzinfo=UTC)
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    taken = [Taken(number, "sp_acme", number, "250 ok \u2028 fine", at) for number in range(20)]
+    for one in taken:
+        journal.note(one)
+    with path.open("ab") as file:
+        file.write(b"nonsense\n" + b'{"job": 1, "sch')
+    assert read_journal(path) == taken
+    journal.forget(list(range(15)))
+    assert read_journal(path) == taken[15:]
+    journal.note(taken[0])
+    assert read_journal(path) == [*taken[15:], taken[0]]
+    journal.forget(list(range(20)))
+    assert path.stat().st_size == 0
