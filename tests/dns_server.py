@@ -1,0 +1,163 @@
+"""A little DNS server on loopback, over UDP and TCP, with scripted answers: for tests of whatever asks DNS.
+
+    with DnsServer() as server:
+        server.add("192.0.2.1", "mail.example.test")          # PTR, and the name's address back
+        server.answer("host.example.test", "A", "192.0.2.7")  # any record
+        server.answer("broken.test", "A", rcode="SERVFAIL")   # also NXDOMAIN, REFUSED, DROP, TRUNCATED, GARBAGE
+        Resolver([server.address])
+
+What was not scripted is NXDOMAIN. A name with other types only is answered empty (NODATA).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socketserver
+import threading
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.reversename
+import dns.rrset
+
+TTL_SECONDS = 60
+Key = tuple[str, str]
+
+
+@dataclass
+class Script:
+    """What is answered to one question."""
+
+    records: list[str] = field(default_factory=list)
+    rcode: str = "NOERROR"
+    ttl: int = TTL_SECONDS
+    authority: str = ""  # a record such as "example.test. 60 IN NS ns.example.test."
+
+
+class DnsServer:
+    """Answers as it is told, on a port of its own. `asked` lists the questions in order."""
+
+    def __init__(self) -> None:
+        self.scripts: dict[Key, Script] = {}
+        self.default = "NXDOMAIN"  # for what is not scripted
+        self.everything = ""  # an rcode, DROP or GARBAGE for all questions, whatever is scripted
+        self.asked: list[Key] = []
+        self._udp = _make_server(socketserver.ThreadingUDPServer, _UdpHandler, 0, self)
+        self._tcp = _make_server(socketserver.ThreadingTCPServer, _TcpHandler, self._udp.server_address[1], self)
+        self._threads = [threading.Thread(target=one.serve_forever, daemon=True) for one in (self._udp, self._tcp)]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self._udp.server_address[1]
+
+    def add(self, ip: str, *names: str) -> None:
+        """Give the address these names, and let each lead back to it."""
+        self.answer(dns.reversename.from_address(ip).to_text(), "PTR", *(f"{name}." for name in names))
+        for name in names:
+            self.answer(name, "AAAA" if ":" in ip else "A", ip)
+
+    def answer(self, name: str, kind: str, *records: str, rcode: str = "NOERROR", **more: object) -> None:
+        self.scripts[_normalise(name), kind] = Script(list(records), rcode, **more)  # type: ignore[arg-type]
+
+    def answer_reverse(self, ip: str, *records: str, rcode: str = "NOERROR", **more: object) -> None:
+        self.answer(dns.reversename.from_address(ip).to_text(), "PTR", *records, rcode=rcode, **more)
+
+    def start(self) -> DnsServer:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def stop(self) -> None:
+        for server in (self._udp, self._tcp):
+            server.shutdown()
+            server.server_close()
+
+    def __enter__(self) -> DnsServer:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def reply(self, wire: bytes, *, over_tcp: bool) -> bytes | None:
+        """The answer to a question, None for silence."""
+        query = dns.message.from_wire(wire)
+        question = query.question[0]
+        key = (_normalise(question.name.to_text()), dns.rdatatype.to_text(question.rdtype))
+        self.asked.append(key)
+        script = self._find(key)
+        rcode = self.everything or script.rcode
+        if rcode == "DROP":
+            return None
+        if rcode == "GARBAGE":
+            return wire[:2] + b"\xff" * 20
+        response = dns.message.make_response(query)
+        response.flags |= dns.flags.RA
+        if rcode == "TRUNCATED":
+            if over_tcp:
+                return None
+            response.flags |= dns.flags.TC
+            return response.to_wire()
+        response.set_rcode(dns.rcode.from_text(rcode))
+        self._fill(response, question, key, script)
+        return _to_wire(query, response, over_tcp=over_tcp)
+
+    def _fill(self, response: dns.message.Message, question: dns.rrset.RRset, key: Key, script: Script) -> None:
+        name, kind, ttl = question.name, key[1], script.ttl
+        alias = self.scripts.get((key[0], "CNAME"))
+        if alias is not None and kind != "CNAME":
+            response.answer.append(dns.rrset.from_text(name, alias.ttl, "IN", "CNAME", *alias.records))
+        elif script.records:
+            response.answer.append(dns.rrset.from_text(name, ttl, "IN", kind, *script.records))
+        if script.authority:
+            owner, seconds, *rest = script.authority.split()
+            response.authority.append(dns.rrset.from_text(owner, int(seconds), *rest[:2], " ".join(rest[2:])))
+
+    def _find(self, key: Key) -> Script:
+        if (script := self.scripts.get(key)) is not None:
+            return script
+        exists = any(name == key[0] for name, _ in self.scripts)
+        return Script(rcode="NOERROR" if exists else self.default)
+
+
+def _to_wire(query: dns.message.Message, response: dns.message.Message, *, over_tcp: bool) -> bytes:
+    """The octets; an answer that UDP has no room for is cut, and asked for again over TCP."""
+    if over_tcp:
+        return response.to_wire(max_size=65535)
+    try:
+        return response.to_wire()
+    except dns.exception.TooBig:
+        short = dns.message.make_response(query)
+        short.flags |= dns.flags.TC
+        return short.to_wire()
+
+
+def _normalise(name: str) -> str:
+    return name.rstrip(".").lower()
+
+
+def _make_server(kind: type, handler: type, port: int, owner: DnsServer) -> socketserver.BaseServer:
+    kind = type("Server", (kind,), {"allow_reuse_address": True, "daemon_threads": True, "owner": owner})
+    return kind(("127.0.0.1", port), handler)  # type: ignore[no-any-return]
+
+
+class _UdpHandler(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        wire, socket = self.request
+        with contextlib.suppress(Exception):  # what is no question gets no answer
+            if (answer := self.server.owner.reply(wire, over_tcp=False)) is not None:
+                socket.sendto(answer, self.client_address)
+
+
+class _TcpHandler(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        with contextlib.suppress(Exception):
+            length = int.from_bytes(self.request.recv(2), "big")
+            answer = self.server.owner.reply(self.request.recv(length), over_tcp=True)
+            if answer is not None:
+                self.request.sendall(len(answer).to_bytes(2, "big") + answer)
