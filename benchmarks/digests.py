@@ -9,15 +9,17 @@ and held messages, and lets as many processes as there are cores send what is du
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import django
 
-import os
-
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings.test")
 WORK = """
 import sys; sys.path.insert(0, {project!r})
@@ -36,7 +38,8 @@ INSERT INTO quarantine_message (trace_id, received_at, sender, header_from, subj
 SELECT lpad(n || 'S{size}', 20, '0'), now() - random() * interval '1 day', 'bounce@spam.test',
        'Seller of things <seller' || n || '@spam.test>', 'An offer that is new today, number ' || n, 'spam.test'
 FROM generate_series(1, {size} * {items}) n;
-INSERT INTO quarantine_recipient (message_id, address, mailbox_id, domain_id, received_at, state, action, category, score)
+INSERT INTO quarantine_recipient
+    (message_id, address, mailbox_id, domain_id, received_at, state, action, category, score)
 SELECT m.id, b.address, b.id, %(domain)s, m.received_at, 'quarantined', 'quarantine', 'spam', 8.1
 FROM (SELECT id, received_at, row_number() OVER () n FROM quarantine_message WHERE trace_id LIKE '%%S{size}') m
 JOIN (SELECT id, address, row_number() OVER () n FROM people_mailbox WHERE address LIKE '%%-{size}@bench.test') b
@@ -50,10 +53,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=5)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    from tests import servers  # noqa: F401, PLC0415  starts the servers before Django reads where they are
-
-    import django  # noqa: PLC0415
-
+    import_module("tests.servers")  # starts them before Django reads where they are
     django.setup()
     domain = make_provider()
     first = 0.0
@@ -82,7 +82,7 @@ def measure(domain: int, size: int, options: argparse.Namespace) -> float:
     with schema_context("sp_bench"), connection.cursor() as cursor:
         cursor.execute(FILL.format(size=size, items=options.items), {"domain": domain})
         cursor.execute("ANALYZE")
-    program = WORK.format(project=str(Path(__file__).resolve().parent.parent))
+    program = WORK.format(project=str(PROJECT))
     begin = time.monotonic()
     workers = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(options.workers)]
     codes = [worker.wait() for worker in workers]
@@ -91,7 +91,8 @@ def measure(domain: int, size: int, options: argparse.Namespace) -> float:
         cursor.execute("SELECT count(*), sum(held) FROM reports_digest d JOIN people_mailbox m ON m.id = mailbox_id"
                        " WHERE m.address LIKE %s AND state = 'sent'", [f"%-{size}@bench.test"])  # fmt: skip
         made = cursor.fetchone()
-    assert codes == [0] * options.workers and made == (size, size * options.items), (codes, made)  # noqa: S101
+    if any(codes) or made != (size, size * options.items):
+        raise SystemExit(f"the workers ended with {codes}; digests and items made: {made}")
     return seconds
 
 

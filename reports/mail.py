@@ -44,6 +44,10 @@ class Brand:
         return wording.clean(self.provider.name, 100)
 
     @cached_property
+    def support(self) -> str:
+        return wording.clean(self.provider.support, 200)
+
+    @cached_property
     def ink(self) -> str:
         """Black or white, whichever is better read on the provider's colour (WCAG 2 relative luminance)."""
         red, green, blue = (int(self.provider.colour[at : at + 2], 16) / 255 for at in (1, 3, 5))

@@ -11,7 +11,6 @@ MAX_ADDRESS = 120
 # Controls, line and paragraph separators, and the marks that hide or turn round text (UAX 9, Unicode TR 36).
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]+")
 _HTTP = re.compile(r"(?i)\bhttp(?=s?:)")
-_SCHEME = re.compile(r"(?i)(?<=[a-z0-9+])://")
 _DOMAIN_DOT = re.compile(r"(?<=[\w\-])[.\u3002\uff0e\uff61](?=[^\W\d_][\w\-])")
 _ADDRESS = re.compile(r"[^\s@<>\"'/:\\()\[\]]+@[^\s@<>\"'/:\\()\[\]]+")
 
@@ -27,7 +26,7 @@ def defang(text: str) -> str:
 
     `http://evil.example/x` becomes `hxxp[:]//evil[.]example/x`.
     """
-    return _DOMAIN_DOT.sub("[.]", _SCHEME.sub("[:]//", _HTTP.sub("hxxp", text)))
+    return _DOMAIN_DOT.sub("[.]", _HTTP.sub("hxxp", text).replace("://", "[:]//"))
 
 
 def read_subject(subject: str) -> str:

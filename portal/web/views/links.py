@@ -207,5 +207,5 @@ def get_guess_key(request: HttpRequest) -> str:
 
 link_urls = [
     path("d/<str:token>/", digest_link, name="digest_link"),
-    re_path(r"^[dD]/(?P<token>[^/]+)/?$", digest_link),  # as some programs rewrite it
+    re_path(r"^[dD]/(?P<token>.+)$", digest_link),  # as some programs rewrite it
 ]
