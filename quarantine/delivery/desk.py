@@ -121,6 +121,7 @@ class Desk:
                 await asyncio.sleep(RETRY_SECONDS)
             except psycopg.Error:
                 if len(group) == 1:
+                    log.exception("outcome_not_recorded provider=%s job=%d", group[0].schema, group[0].job_id)
                     return self._keep_unrecorded(group[0])
                 for outcome in group:
                     await self.record([outcome])
@@ -128,7 +129,6 @@ class Desk:
 
     def _keep_unrecorded(self, outcome: Outcome) -> None:
         """The database does not want it. What was taken stays in hand and in the journal: better than a double."""
-        log.exception("outcome_not_recorded provider=%s job=%d", outcome.schema, outcome.job_id)
         if outcome.result is not Result.TAKEN:
             self.held.pop(outcome.job_id, None)
 

@@ -15,7 +15,7 @@ from quarantine.delivery.courier import run_courier
 
 class Command(BaseCommand):
     help = "Deliver clean mail, releases and digests to the customers' servers, until stopped."
-    requires_system_checks = []  # noqa: RUF012
+    requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
         manner = Manner(hostname=settings.SMTP_HOSTNAME)
