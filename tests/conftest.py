@@ -12,6 +12,8 @@ from django_tenants.utils import schema_context
 
 from tests import cast
 from tests.running import Stack
+from tests.smtp_sink import Sink
+from tests.world import World
 
 CORPORA = Path(__file__).resolve().parent.parent.parent / "shared" / "corpora"
 
@@ -66,3 +68,15 @@ def stack() -> Iterator[Stack]:
         yield running
     finally:
         running.remove()
+
+
+@pytest.fixture(scope="session")
+def world(stack: Stack) -> Iterator[World]:
+    """Providers Acme, Globex and Kestrel in the running Lazaret, with one mail server behind all their domains."""
+    with Sink() as sink:
+        made = World(stack, sink)
+        people = [f"{name}@acme.test" for name in ("bob", "carol", "dan", "eve", "kit")]
+        made.provide("acme", "acme.test", admin="alice@office.example", users=people)
+        made.provide("globex", "globex.test", admin="mallory@office.example", users=["gus@globex.test"])
+        made.provide("kestrel", "kestrel.test", users=["kim@kestrel.test", "lea@kestrel.test"])
+        yield made

@@ -1,0 +1,33 @@
+"""PostgreSQL is away: the gateway says 451 and takes mail again by itself as soon as it can."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.world import World, make_mail
+
+pytestmark = pytest.mark.faults
+
+
+def test_with_postgresql_stopped_the_gateway_answers_451_and_recovers(world: World):
+    assert world.send(make_mail("before"), to="kit@acme.test").code == 250
+    [server] = world.stack.pids("postgres")
+
+    os.killpg(server, signal.SIGSTOP)
+    try:
+        during = world.send(make_mail("during"), to="kit@acme.test")
+    finally:
+        os.killpg(server, signal.SIGCONT)
+
+    assert (during.code, during.text[:5]) == (451, "4.3.0")
+    assert "(" not in during.text
+    deadline = time.monotonic() + 30
+    while (after := world.send(make_mail("after"), to="kit@acme.test")).code != 250:
+        assert after.code in {421, 451}
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    world.sink.wait_for(lambda: after.trace_id in world.find_delivered(), seconds=60)
