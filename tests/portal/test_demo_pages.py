@@ -75,6 +75,15 @@ def test_html_of_a_mail_runs_no_script_and_loads_nothing(maildirs, acme):
     assert 'href="http://acme.localhost/d/x/"' in response.content.decode()
 
 
+def test_logo_that_came_along_is_shown(maildirs, acme):
+    related = DIGEST.replace(b"<script>alert(1)</script>", b'<img src="cid:logo@acme.localhost">').replace(
+        b"--b--", b"--b\r\nContent-Type: image/png\r\nContent-ID: <logo@acme.localhost>\r\n\r\n\x89PNG\r\n--b--"
+    )
+    name = maildirs.deliver("bob@alpha.test", related).name
+    html = acme.get(f"/demo/mail/bob@alpha.test/{name}/html/").content.decode()
+    assert '<img src="data:image/png;base64,iVBORw==">' in html
+
+
 def test_source_is_the_octets_as_plain_text(maildirs, acme):
     name = maildirs.deliver("bob@alpha.test", DIGEST + b"\xff\0").name
     response = acme.get(f"/demo/mail/bob@alpha.test/{name}/source/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -28,6 +29,9 @@ FRAME_POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     f"frame-ancestors 'self'; sandbox {SANDBOX}"
 )
+IMAGE_TYPES = {"image/png", "image/jpeg", "image/gif"}
+MAX_IMAGE_BYTES = 262_144
+IMAGE_NAME = re.compile(r'"cid:([^"<>\s]{1,200})"')
 HEAD = re.compile(r"<head(\s[^>]{0,1000})?>", re.IGNORECASE)
 OPEN_ABOVE = '<base target="_top">'
 
@@ -83,7 +87,7 @@ def message(request: HttpRequest, address: str, name: str) -> HttpResponse:
         "headers": split_header(raw).decode("utf-8", "replace")[:MAX_SHOWN_CHARACTERS],
         "text": text.text[:MAX_SHOWN_CHARACTERS] if text else "",
         "has_html": find_body(parts, "text/html") is not None,
-        "attachments": [part for part in parts if part.is_attachment],
+        "attachments": [part for part in parts if part.is_attachment and (part.filename or not is_image(part))],
         "sandbox": SANDBOX,
     }
     return render(request, "demo/message.html", context)
@@ -92,10 +96,11 @@ def message(request: HttpRequest, address: str, name: str) -> HttpResponse:
 @demo_only
 def frame(request: HttpRequest, address: str, name: str) -> HttpResponse:
     """The message's HTML as it is, for a sandboxed frame; its own policy keeps scripts and remote content out."""
-    part = find_body(walk(read_mail(request, address, name)).parts, "text/html")
-    if part is None:
+    parts = walk(read_mail(request, address, name)).parts
+    body = find_body(parts, "text/html")
+    if body is None:
         raise Http404
-    response = HttpResponse(open_links_above(part.text))
+    response = HttpResponse(open_links_above(put_images_in(body.text, parts)))
     response["Content-Security-Policy"] = FRAME_POLICY
     response["X-Frame-Options"] = "SAMEORIGIN"
     response["Cache-Control"] = "no-store"
@@ -139,6 +144,18 @@ def split_header(raw: bytes) -> bytes:
 
 def find_body(parts: list[Part], content_type: str) -> Part | None:
     return next((part for part in parts if part.content_type == content_type and not part.is_attachment), None)
+
+
+def is_image(part: Part) -> bool:
+    return part.content_type in IMAGE_TYPES and 0 < len(part.data) <= MAX_IMAGE_BYTES
+
+
+def put_images_in(html: str, parts: list[Part]) -> str:
+    """Show the images that came along (such as a digest's logo): the first named is the first that is there."""
+    names = list(dict.fromkeys(found[1] for found in IMAGE_NAME.finditer(html)))
+    images = [f"data:{part.content_type};base64,{b64encode(part.data).decode()}" for part in parts if is_image(part)]
+    urls = dict(zip(names, images, strict=False))
+    return IMAGE_NAME.sub(lambda found: f'"{urls.get(found[1], "")}"', html)
 
 
 def open_links_above(html: str) -> str:
