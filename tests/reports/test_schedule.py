@@ -299,7 +299,7 @@ def test_on_demand_is_sent_though_nothing_is_held_and_empty_reports_are_off(cloc
 
 def test_a_task_names_rows_and_no_secrets(clock, django_capture_on_commit_callbacks, monkeypatch):
     sent = []
-    monkeypatch.setattr(tasks.send_requested_digests, "delay", lambda *args: sent.append(args))
+    monkeypatch.setattr(tasks.send_requested_digests, "apply_async", lambda args, **options: sent.append(args))
     with django_capture_on_commit_callbacks(execute=True):
         request_digest(Mailbox.objects.all(), by=User.objects.get(email="alice@acme.test"))
     assert sent == [("sp_acme", list(Digest.objects.values_list("pk", flat=True)))]

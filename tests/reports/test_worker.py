@@ -1,0 +1,146 @@
+"""Reports by a real Celery worker on a real Valkey, and by several workers at once on one database."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from celery import current_app
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+from django_tenants.utils import schema_context
+from kombu.exceptions import OperationalError
+
+from portal.tenants.database import get_conninfo
+from portal.tenants.people.models import Mailbox, User
+from quarantine.models import Message, MessageKind
+from quarantine.platform.models import DeliveryJob
+from reports import digests, tasks
+from reports.models import Digest
+from reports.schedule import request_digest
+from tests.reports.held import HOUR, get_mailbox, hold, list_handed_over, read_text
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+pytestmark = pytest.mark.usefixtures("committed")
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker of its own, which takes what this process enqueues."""
+    program = (
+        "import sys; from portal.settings import test;"
+        " test.DATABASES['default']['NAME'] = sys.argv.pop(1);"
+        " from celery.__main__ import main; main()"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, connection.settings_dict["NAME"], "-A", "portal.celery", "worker",
+             "--queues", "digest", "--pool", "solo", "--without-gossip", "--without-mingle"],
+            cwd=PROJECT, stdout=log, stderr=log,
+        )  # fmt: skip
+    yield process
+    process.terminate()
+    process.wait(20)
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def count_sent() -> int:
+    with schema_context("sp_acme"):
+        return Digest.objects.filter(state="sent").count()
+
+
+def test_a_report_asked_for_is_handed_over_by_the_worker(worker):
+    with schema_context("sp_acme"):
+        bob = get_mailbox()
+        hold(bob, subject="Offer")
+        assert request_digest(Mailbox.objects.filter(pk=bob.pk), by=User.objects.get(email="bob@alpha.test")) == 1
+    wait_for(lambda: count_sent() == 1)
+    with schema_context("sp_acme"):
+        digest = Digest.objects.get()
+        assert "Offer" in read_text(digest)
+        assert DeliveryJob.objects.get(schema="sp_acme").lane == "digest"
+        assert [message.pk for message in list_handed_over()] == [digest.message_id]
+
+
+def test_the_dispatcher_has_all_providers_reported_once(worker):
+    for schema in ("sp_acme", "sp_globex"):
+        with schema_context(schema):
+            Mailbox.objects.update(next_digest_at=timezone.now(), created_at=timezone.now() - HOUR)
+    tasks.dispatch_due_digests()
+    tasks.dispatch_due_digests()
+    wait_for(lambda: count_sent() == 4)
+    with schema_context("sp_globex"):
+        wait_for(lambda: Digest.objects.filter(state="sent").count() == 1)
+        assert Digest.objects.get().mailbox.address == "gus@gamma.test"
+    tasks.dispatch_due_digests()
+    time.sleep(1)
+    assert count_sent() == 4
+
+
+def test_workers_at_the_same_time_make_one_report_a_slot():
+    with schema_context("sp_acme"):
+        domain = get_mailbox().domain_id
+        Mailbox.objects.bulk_create(Mailbox(address=f"user{n}@alpha.test", domain_id=domain) for n in range(60))
+        Mailbox.objects.update(next_digest_at=timezone.now(), created_at=timezone.now() - HOUR)
+        for mailbox in Mailbox.objects.all():
+            hold(mailbox, at=timezone.now() - HOUR / 2)
+    made: list[int] = []
+    start = threading.Barrier(4)
+
+    def work() -> None:
+        with schema_context("sp_acme"):
+            start.wait()
+            while found := digests.send_due(limit=7):
+                made.append(found)
+        connection.close()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with schema_context("sp_acme"):
+        assert sum(made) == Digest.objects.count() == Message.objects.filter(kind=MessageKind.DIGEST).count() == 64
+        assert Digest.objects.values("mailbox").distinct().count() == 64
+        assert set(Digest.objects.values_list("held", flat=True)) == {1}
+
+
+def test_mail_may_arrive_while_a_report_is_being_made():
+    """The mailbox's row is locked in a way that a recipient row's key does not wait for."""
+    with schema_context("sp_acme"):
+        bob = get_mailbox()
+        Mailbox.objects.update(next_digest_at=timezone.now(), created_at=timezone.now() - HOUR)
+        with transaction.atomic():
+            assert digests.send_due() == 4
+            with psycopg.connect(get_conninfo(), autocommit=True) as gateway:
+                gateway.execute("SET lock_timeout = '2s'")
+                gateway.execute("SELECT id FROM sp_acme.people_mailbox WHERE id = %s FOR KEY SHARE", [bob.pk])
+
+
+def test_with_the_broker_away_the_rows_wait_for_the_dispatcher(monkeypatch):
+    def fail(*args, **options) -> None:
+        raise OperationalError
+
+    with schema_context("sp_acme"), monkeypatch.context() as broken:
+        broken.setattr(tasks.send_requested_digests, "apply_async", fail)
+        assert request_digest(Mailbox.objects.filter(address="bob@alpha.test"), by=None) == 1
+    with schema_context("sp_acme"):
+        assert Digest.objects.get().state == "due"
+
+
+def test_pages_and_commands_enqueue_at_our_broker():
+    assert current_app.main == "lazaret"
+    assert current_app.conf.broker_url == settings.BROKER_URL
