@@ -13,8 +13,8 @@ from portal.stack.process import StackError
 ELSEWHERE = Path("/var/lib")
 
 
-def place_for(home: Path, user: pwd.struct_passwd | None) -> None:
-    """Make the directory `home` for a server that runs as `user` (None: as ourselves).
+def place_for(home: Path, user: pwd.struct_passwd | None) -> Path:
+    """Make the directory `home` for a server that runs as `user` (None: as ourselves); return where it really is.
 
     PostgreSQL refuses to be root. Below a closed directory, such as /root, the user that it runs as instead cannot
     reach its data: then the directory is made in /var/lib, and `home` is a link to it.
@@ -27,9 +27,11 @@ def place_for(home: Path, user: pwd.struct_passwd | None) -> None:
             home.mkdir(mode=0o711 if user else 0o700)
         else:
             home.symlink_to(_make_elsewhere())
+    place = home.resolve()
     if user:
-        os.chown(home, user.pw_uid, user.pw_gid)
-        _check_reach(home, user)
+        os.chown(place, user.pw_uid, user.pw_gid)
+        _check_reach(place, user)
+    return place
 
 
 def can_enter(directory: Path, user: pwd.struct_passwd) -> bool:

@@ -57,12 +57,15 @@ class EmbeddedPostgres:
     def __init__(self, home: Path, settings: dict[str, str] | None = None, log: Path | None = None) -> None:
         self.home = home
         self.package = find_package(PACKAGE)
-        self.data = home / "data"
         self.log = log or home / "postgres.log"
         self.settings = SERVER_SETTINGS | (settings or {})
         self.user = get_server_user()
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
 
     @property
     def url(self) -> str:
@@ -95,7 +98,7 @@ class EmbeddedPostgres:
 
     def prepare(self, port: int = 0) -> None:
         """Make the cluster where there is none, and choose the port."""
-        place_for(self.home, self.user)
+        self.home = place_for(self.home, self.user)
         if self.user:
             self._copy_server_if_hidden(self.user)
         if (self.data / "PG_VERSION").is_file():

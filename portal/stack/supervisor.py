@@ -97,7 +97,8 @@ class Supervisor:
         self.children.append(child)
         await child.start()
         await child.wait_ready(SERVER_START_SECONDS)
-        step.done(f"listens on 127.0.0.1:{server.port}")
+        elsewhere = "" if server.home.parent == self.home.path else f", its data is in {server.home}"
+        step.done(f"listens on 127.0.0.1:{server.port}{elsewhere}")
 
     def _tell_environment(self) -> None:
         """For the children, and for `manage.py` in another terminal."""
