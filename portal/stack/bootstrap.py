@@ -144,6 +144,7 @@ def install(requirements: list[Path]) -> None:
 def find_uv() -> list[str] | None:
     if uv := shutil.which("uv"):
         return [uv]
+    show_progress("Getting uv, which installs faster than pip")
     command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", UV]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         return None
@@ -178,18 +179,18 @@ def run_installer(command: list[str], requirements: list[Path], total: int) -> b
 
 
 def find_sources() -> dict[str, str]:
-    """Where pip was told to find packages, said to uv, which does not read pip's configuration."""
+    """Where pip was told to find packages and whom to trust, said to uv, which does not read pip's configuration."""
     command = [str(PYTHON), "-m", "pip", "config", "list"]
     listed = subprocess.run(command, check=False, capture_output=True, text=True).stdout
     names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS"}
-    found: dict[str, str] = {}
+    found = {"UV_SYSTEM_CERTS": "1"}
     for line in listed.splitlines():
         key, _, value = line.partition("=")
         name = names.get(key.rpartition(".")[2])
         if name:
             words = value.strip("'\"").replace("\\n", " ").split()
             found[name] = ("," if name == "UV_FIND_LINKS" else " ").join(words)
-    if found:
+    if len(found) > 1:
         found["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # as pip does
     return found
 
