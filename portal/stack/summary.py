@@ -18,8 +18,9 @@ def show_summary(console: Console, configuration: Configuration, environment: Ma
     console.table(_list_addresses(configuration, environment))
     console.say()
     if configuration.demo:
+        console.say(f"  Sign in with the password {PASSWORD} as\n")
         console.table(_list_logins())
-        console.say(f"\n  The password of all of them is {PASSWORD}\n")
+        console.say()
     else:
         console.say("  Add a provider: .venv/bin/python manage.py provision_provider --help\n")
     console.say("Ctrl-C stops everything.")
@@ -31,7 +32,8 @@ def _list_addresses(configuration: Configuration, environment: Mapping[str, str]
     rows: list[tuple[str, ...]] = []
     if configuration.demo:
         rows += [(provider.name, f"http://{provider.hostname}:{port}/") for provider in PROVIDERS]
-        rows += [("mail that arrived", f"http://{PROVIDERS[0].hostname}:{port}/demo/mail/")]
+        rows += [("customers' mail server", f"smtp://{environment['LAZARET_DEMO_SINK']}")]
+        rows += [("what arrived there", f"http://{PROVIDERS[0].hostname}:{port}/demo/mail/")]
     rows += [
         ("platform", f"http://{web}/"),
         ("mail in", f"smtp://{configuration.smtp}"),
