@@ -120,9 +120,9 @@ def read_letters(files: list[Path], options: dict[str, Any]) -> Iterator[Letter]
 
 def describe(answer: Answer) -> str:
     lines = [f"{answer.reply.code or '---'} {answer.trace_id or '-':<20} {answer.name}"]
-    if answer.reply.code != 250:
-        lines.append(f"    {answer.reply.text}")
     lines += [f"    {address}: {reply}" for address, reply in answer.refused]
+    if answer.reply.code != 250 and answer.reply not in {reply for _, reply in answer.refused}:
+        lines.append(f"    {answer.reply}")
     return "\n".join(lines)
 
 
