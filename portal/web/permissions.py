@@ -9,7 +9,8 @@ from typing import Any, cast
 from django.contrib.auth.views import redirect_to_login
 from django.db import connection
 from django.db.models import Q, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.shortcuts import get_object_or_404
 
 from portal.tenants.models import MailDomain, ServiceProvider
 from portal.tenants.people.models import DomainAdmin, Mailbox, SenderRule, User
@@ -24,6 +25,7 @@ __all__ = [
     "list_mailboxes",
     "list_own_mailboxes",
     "list_rules",
+    "of_row",
     "provider_admin_only",
     "signed_in",
     "visible_to",
@@ -44,7 +46,7 @@ def get_provider(request: HttpRequest) -> ServiceProvider:
 
 def is_admin(user: User) -> bool:
     """Whether the user looks after a domain or the whole provider."""
-    return user.is_provider_admin or DomainAdmin.objects.filter(user=user).exists()
+    return user.is_provider_admin or bool(_list_domain_ids(user))
 
 
 def list_domains(user: User) -> QuerySet[MailDomain]:
@@ -52,7 +54,7 @@ def list_domains(user: User) -> QuerySet[MailDomain]:
     domains = MailDomain.objects.filter(provider__schema_name=connection.schema_name)  # type: ignore[attr-defined]
     if user.is_provider_admin:
         return domains
-    return domains.filter(pk__in=list(_list_domain_ids(user)))
+    return domains.filter(pk__in=_list_domain_ids(user))
 
 
 def list_own_mailboxes(user: User) -> QuerySet[Mailbox]:
@@ -76,8 +78,13 @@ def list_rules(user: User) -> QuerySet[SenderRule]:
     )
 
 
-def _list_domain_ids(user: User) -> QuerySet[DomainAdmin, int]:
-    return DomainAdmin.objects.filter(user=user).values_list("domain_id", flat=True)
+def _list_domain_ids(user: User) -> list[int]:
+    """Asked once a request: the user's object lives no longer."""
+    kept: dict[str, Any] = user.__dict__
+    if "_domain_ids" not in kept:
+        kept["_domain_ids"] = list(DomainAdmin.objects.filter(user=user).values_list("domain_id", flat=True))
+    ids: list[int] = kept["_domain_ids"]
+    return ids
 
 
 def signed_in(view: View) -> View:
@@ -94,6 +101,26 @@ def signed_in(view: View) -> View:
         return HttpResponse(status=204, headers={"HX-Redirect": response.url})
 
     return check
+
+
+def of_row(list_rows: Callable[[User], QuerySet[Any]], *verbs: str) -> Callable[[View], View]:
+    """The view is handed the row that its address names, taken from what the viewer may see.
+
+    What is not there, or not theirs, is a 404 on every verb; a verb that is not among `verbs` (HEAD goes with GET) is
+    a 405 for those who may see the row.
+    """
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def check(request: HttpRequest, pk: int) -> HttpResponse:
+            row = get_object_or_404(list_rows(get_user(request)), pk=pk)
+            if ("GET" if request.method == "HEAD" else request.method) not in verbs:
+                return HttpResponseNotAllowed(verbs)
+            return view(request, row)
+
+        return signed_in(check)
+
+    return decorate
 
 
 def admin_only(view: View) -> View:

@@ -126,7 +126,8 @@ HARMFUL = f"""<html><head><style>@import url(http://canary.test/a);</style><meta
 <p style="background:url(http://canary.test/h)">Hello</p><svg><animate onbegin=alert(2) attributeName=x></svg>
 <video poster=http://canary.test/i></video><iframe src=http://canary.test/j></iframe><script>alert(3)</script>
 <form action=http://canary.test/k><input></form><a href="javascript:alert(4)" onclick=alert(5)>click</a>
-<a href="http://canary.test/l">here</a><math><mtext><table><mglyph><style><img src=x onerror=alert(6)></style></table></mtext>
+<a href="http://canary.test/l">here</a><math><mtext>
+<table><mglyph><style><img src=x onerror=alert(6)></style></table></mtext>
 </math><img src="cid:x"><object data=http://canary.test/m></object>{ATTACK}</body></html>"""
 
 

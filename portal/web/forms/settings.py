@@ -38,6 +38,7 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fields["send_empty_digests"].widget.attrs["aria-describedby"] = "empty-warning"
         if not self.instance.logo_type:
             del self.fields["remove_logo"]
 

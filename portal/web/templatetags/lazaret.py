@@ -61,9 +61,9 @@ def sender_address(message: Message) -> str:
 
 
 @register.filter
-def points(value: float) -> str:
-    """A finding's points with their sign: +2.5, -1.0."""
-    return f"{value:+.1f}"
+def points(value: object) -> str:
+    """A finding's points with their sign: +2.5, -1.0; what is no number is not shown."""
+    return f"{value:+.1f}" if isinstance(value, int | float) else ""
 
 
 @register.filter

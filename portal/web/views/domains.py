@@ -5,14 +5,14 @@ from __future__ import annotations
 from django.contrib import messages
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
-from django.views.decorators.http import require_http_methods, require_safe
+from django.shortcuts import redirect
+from django.views.decorators.http import require_safe
 
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox, User
 from portal.web.forms.domains import DomainForm, ProviderDomainForm
 from portal.web.pages import render_page
-from portal.web.permissions import admin_only, get_user, list_domains
+from portal.web.permissions import admin_only, get_user, list_domains, of_row
 from reports.schedule import reschedule
 
 PAGE_SIZE = 100
@@ -33,13 +33,10 @@ def domains(request: HttpRequest) -> HttpResponse:
     return render_page(request, "web/domains.html", context, page="domains")
 
 
-@admin_only
-@require_http_methods(["GET", "HEAD", "POST"])
-def domain(request: HttpRequest, pk: int) -> HttpResponse:
-    user = get_user(request)
-    row = get_object_or_404(list_domains(user), pk=pk)
+@of_row(list_domains, "GET", "POST")
+def domain(request: HttpRequest, row: MailDomain) -> HttpResponse:
     name = row.name
-    form = choose_form(user)(request.POST or None, instance=row)
+    form = choose_form(get_user(request))(request.POST or None, instance=row)
     if request.method == "POST" and form.is_valid():
         save(form)
         messages.success(request, f"Saved for {name}.")

@@ -7,7 +7,7 @@ from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Func, IntegerField, OuterRef, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox
@@ -20,6 +20,7 @@ from portal.web.permissions import (
     list_domains,
     list_mailboxes,
     list_own_mailboxes,
+    of_row,
     signed_in,
 )
 from portal.web.selection import read_id
@@ -79,11 +80,9 @@ def account(request: HttpRequest) -> HttpResponse:
     return render_page(request, "web/account.html", context, page="account")
 
 
-@signed_in
-@require_http_methods(["GET", "HEAD", "POST"])
-def mailbox(request: HttpRequest, pk: int) -> HttpResponse:
+@of_row(list_mailboxes, "GET", "POST")
+def mailbox(request: HttpRequest, row: Mailbox) -> HttpResponse:
     """When a mailbox gets its daily report."""
-    row = get_object_or_404(list_mailboxes(get_user(request)), pk=pk)
     domain = get_object_or_404(get_provider(request).mail_domains, pk=row.domain_id)
     form = MailboxForm(request.POST or None, instance=row, domain_hour=domain.digest_hour)
     if request.method == "POST" and form.is_valid():
@@ -104,16 +103,21 @@ def back_to(request: HttpRequest, row: Mailbox) -> str:
 def send_report(request: HttpRequest) -> HttpResponse:
     """Report the last 24 hours again, to one mailbox or to all of one's own."""
     user = get_user(request)
-    wanted = list_own_mailboxes(user)
+    wanted, row = list_own_mailboxes(user), None
     if request.POST.get("mailbox"):
         wanted = list_mailboxes(user).filter(pk=read_id(request.POST["mailbox"]))
         row = get_object_or_404(wanted)
-    target = back_to(request, row) if request.POST.get("mailbox") else "account"
     if not wanted.exists():
         messages.warning(request, "You have no mailbox of your own to report on.")
     elif not request_digest(wanted, by=user):
         messages.warning(request, "You asked for that report less than a minute ago. It is on its way.")
     else:
-        who = row.address if request.POST.get("mailbox") else "your mailbox"
+        who = row.address if row else "your mailbox"
         messages.success(request, f"The report of the last 24 hours is on its way to {who}.")
-    return redirect(target)
+    return redirect(back_from_report(request, row))
+
+
+def back_from_report(request: HttpRequest, row: Mailbox | None) -> str:
+    if request.POST.get("back") == "list":
+        return f"/?mailbox={row.pk}" if row else "/"
+    return back_to(request, row) if row else "account"

@@ -7,14 +7,13 @@ from typing import Any
 from django.contrib import messages
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.views.decorators.clickjacking import xframe_options_sameorigin
-from django.views.decorators.http import require_POST, require_safe
 
 from portal.tenants.people.models import SenderRule, User
 from portal.web.actions import get_sender, may_act, may_release, set_rule
 from portal.web.pages import render_page
-from portal.web.permissions import get_user, is_admin, list_domains, list_mailboxes, signed_in, visible_to
+from portal.web.permissions import get_user, is_admin, list_domains, list_mailboxes, of_row, visible_to
 from portal.web.preview import find_html, find_raw, make_preview
 from quarantine.models import Category, Event, Recipient
 
@@ -33,11 +32,9 @@ PTR = {
 }
 
 
-@signed_in
-@require_safe
-def message(request: HttpRequest, pk: int) -> HttpResponse:
+@of_row(visible_to, "GET")
+def message(request: HttpRequest, row: Recipient) -> HttpResponse:
     user = get_user(request)
-    row = get_object_or_404(visible_to(user), pk=pk)
     look = request.GET.get("look", "text")
     context = get_facts(user, row) | {"look": look if look in LOOKS else "text", "preview": make_preview(row.message)}
     return render_page(request, "web/message.html", context, page="quarantine")
@@ -77,12 +74,10 @@ def may_download(user: User, row: Recipient) -> bool:
     return row.category != Category.VIRUS or is_admin(user)
 
 
-@signed_in
-@require_POST
-def rule_sender(request: HttpRequest, pk: int) -> HttpResponse:
+@of_row(visible_to, "POST")
+def rule_sender(request: HttpRequest, row: Recipient) -> HttpResponse:
     """Allow or block the sender of this message, or its whole domain."""
     user = get_user(request)
-    row = get_object_or_404(visible_to(user), pk=pk)
     action, scope, sender = request.POST.get("action"), request.POST.get("scope", ""), get_sender(row.message)
     if action not in SenderRule.Action.values or scope not in dict(list_scopes(user, row)) or "@" not in sender:
         raise Http404
@@ -91,15 +86,13 @@ def rule_sender(request: HttpRequest, pk: int) -> HttpResponse:
     set_rule(user, pattern, action, mailbox_id=mailbox_id, domain_id=row.domain_id if scope == "domain" else None)
     word = "allowed" if action == SenderRule.Action.ALLOW else "blocked"
     messages.success(request, f"{pattern} is {word} from now on, for {dict(list_scopes(user, row))[scope]}.")
-    return redirect("message", pk=pk)
+    return redirect("message", pk=row.pk)
 
 
-@signed_in
-@require_safe
+@of_row(visible_to, "GET")
 @xframe_options_sameorigin
-def html(request: HttpRequest, pk: int) -> HttpResponse:
+def html(request: HttpRequest, row: Recipient) -> HttpResponse:
     """The message's HTML, for the sandboxed frame of its page."""
-    row = get_object_or_404(visible_to(get_user(request)), pk=pk)
     response = render(request, "web/message_html.html", {"html": find_html(row.message)})
     response["Content-Security-Policy"] = FRAME_POLICY
     response["Cache-Control"] = "no-store"
@@ -107,13 +100,10 @@ def html(request: HttpRequest, pk: int) -> HttpResponse:
     return response
 
 
-@signed_in
-@require_safe
-def raw(request: HttpRequest, pk: int) -> HttpResponse:
+@of_row(visible_to, "GET")
+def raw(request: HttpRequest, row: Recipient) -> HttpResponse:
     """The octets as they were received, to be saved and never shown."""
-    user = get_user(request)
-    row = get_object_or_404(visible_to(user), pk=pk)
-    octets = find_raw(row.message) if may_download(user, row) else None
+    octets = find_raw(row.message) if may_download(get_user(request), row) else None
     if octets is None:
         raise Http404
     headers = {

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_POST, require_safe
 from portal.tenants.people.models import User
 from portal.web.actions import ACTIONS, Outcome, count_deletable, may_act
 from portal.web.pages import render_page
-from portal.web.permissions import get_user, list_domains, list_mailboxes, signed_in
+from portal.web.permissions import get_user, list_domains, list_mailboxes, list_own_mailboxes, signed_in
 from portal.web.selection import SHOWN, ListFilter, Selection, read_trail
 from quarantine.models import Category
 from quarantine.queries import Page, count_bounded, get_page
@@ -112,6 +112,7 @@ def make_list(user: User, shown: ListFilter, data: QueryDict) -> dict[str, Any]:
         "mailboxes": own if 1 < len(own) <= MAX_CHOICES else [],
         "domains": domains if 1 < len(domains) <= MAX_CHOICES else [],
         "shows_recipient": len(own) != 1,
+        "has_report": bool(shown.mailbox) or list_own_mailboxes(user).exists(),
         "is_watched": any(row.state == "releasing" for row in page.items),
         "can_choose": any(may_act(row.state) for row in page.items),
         "seen": timezone.now().isoformat(),

@@ -7,12 +7,12 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods
 
 from portal.tenants.people.models import SenderRule
 from portal.web.forms.rules import RuleForm
 from portal.web.pages import render_page
-from portal.web.permissions import get_provider, get_user, list_rules, signed_in
+from portal.web.permissions import get_provider, get_user, list_rules, of_row, signed_in
 from portal.web.selection import read_id
 
 PAGE_SIZE = 100
@@ -67,10 +67,8 @@ def name_scope(rule: SenderRule, names: dict[int, str]) -> str:
     return "all domains"
 
 
-@signed_in
-@require_POST
-def remove_rule(request: HttpRequest, pk: int) -> HttpResponse:
-    rule = get_object_or_404(list_rules(get_user(request)), pk=pk)
+@of_row(list_rules, "POST")
+def remove_rule(request: HttpRequest, rule: SenderRule) -> HttpResponse:
     rule.delete()
     messages.success(request, f"The rule for {rule.pattern} is removed.")
     return redirect("rules")
