@@ -178,7 +178,8 @@ class Intake:
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._executor, examine, raw, sorted(providers), self._classifier)
         try:
-            return await asyncio.wait_for(work, EVIDENCE_SECONDS)
+            async with asyncio.timeout(EVIDENCE_SECONDS):
+                return await work
         except TimeoutError as error:
             log.error("examination_too_slow octets=%d", len(raw))
             raise IntakeUnavailableError from error
@@ -186,6 +187,8 @@ class Intake:
 
 async def await_ptr(ptr: asyncio.Future[PtrEvidence]) -> PtrEvidence:
     """The answer of a look-up that is running; unknown when it takes too long or fails."""
+    if ptr.done():
+        return ptr.result()
     try:
         return await asyncio.wait_for(asyncio.shield(ptr), EVIDENCE_SECONDS)
     except TimeoutError:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import re
+import time
 import traceback
 from collections import deque
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ __all__ += ["compress", "make_trace_id"]
 log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 20  # after that the sender is told to come again
+CONNECTION_SECONDS = 2.0  # to wait for a connection of the pool
+PAUSE_SECONDS = 1.0  # after PostgreSQL was out of reach, senders are told so at once instead of made to wait
 MAX_BATCH_ITEMS = 100
 MAX_BATCH_OCTETS = 32 * 1024 * 1024
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -117,11 +120,9 @@ WITH message AS (
     INSERT INTO {schema}.quarantine_content (message_id, codec, data)
     SELECT id, %(codec)s::smallint, %(data)b FROM message WHERE %(codec)s::smallint IS NOT NULL
 ), outcome AS (
-    SELECT * FROM unnest(
-        %(addresses)s::text[], %(mailboxes)s::bigint[], %(domains)s::bigint[], %(states)s::text[], %(actions)s::text[],
-        %(categories)s::text[], %(scores)s::float8[], %(findings)s::jsonb[], %(replies)s::text[], %(events)s::text[],
-        %(texts)s::text[])
-    AS o (address, mailbox_id, domain_id, state, action, category, score, findings, reply, event, text)
+    SELECT * FROM jsonb_to_recordset(%(outcomes)s::jsonb) AS o (
+        address text, mailbox_id bigint, domain_id bigint, state text, action text, category text, score float8,
+        findings jsonb, reply text, event text, text text)
 ), recipient AS (
     INSERT INTO {schema}.quarantine_recipient
         (message_id, address, mailbox_id, domain_id, received_at, state, action, category, score, findings,
@@ -158,6 +159,7 @@ class Store:
         self._waiting: deque[_Item] = deque()
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
+        self._paused_until = 0.0
 
     async def start(self) -> None:
         """Begin to write. Raises DurabilityError where PostgreSQL would confirm what it can lose."""
@@ -179,6 +181,8 @@ class Store:
 
         Cancelled before its transaction has begun, nothing is stored; afterwards it stays stored.
         """
+        if time.monotonic() < self._paused_until:
+            raise StoreUnavailableError
         item = _Item(tuple(map(make_statement, records)), asyncio.get_running_loop().create_future())
         self._waiting.append(item)
         self._wake.set()
@@ -192,7 +196,10 @@ class Store:
                 self._wake.clear()
                 continue
             try:
-                await self._write(batch)
+                if not await self._write(batch):
+                    self._paused_until = time.monotonic() + PAUSE_SECONDS
+                    batch += self._waiting
+                    self._waiting.clear()
             finally:
                 for item in batch:
                     item.fail()  # whoever has no answer yet
@@ -229,7 +236,7 @@ class Store:
 
     async def _commit(self, batch: list[_Item]) -> None:
         """One transaction, one round trip."""
-        async with asyncio.timeout(COMMIT_SECONDS), self._pool.connection() as connection:
+        async with asyncio.timeout(COMMIT_SECONDS), self._pool.connection(CONNECTION_SECONDS) as connection:
             async with connection.pipeline():
                 await connection.execute("BEGIN")
                 for item in batch:
@@ -293,17 +300,7 @@ def make_statement(record: Record) -> Statement:
         "message_id": clean(content.message_id, 998),
         "evidence": dump_json(record.evidence.to_json()),
         "policy_release": max((outcome.verdict.policy_release for outcome in outcomes), default=0),
-        "addresses": [clean(outcome.address, 320) for outcome in outcomes],
-        "mailboxes": [outcome.mailbox_id for outcome in outcomes],
-        "domains": [outcome.domain_id for outcome in outcomes],
-        "states": [outcome.state.value for outcome in outcomes],
-        "actions": [outcome.verdict.action.value for outcome in outcomes],
-        "categories": [outcome.verdict.category.value for outcome in outcomes],
-        "scores": [outcome.verdict.score for outcome in outcomes],
-        "findings": [dump_json(list(map(describe_finding, outcome.verdict.findings))) for outcome in outcomes],
-        "replies": [clean(outcome.reply, 600) for outcome in outcomes],
-        "events": [outcome.event for outcome in outcomes],
-        "texts": [clean(outcome.text, 1000) for outcome in outcomes],
+        "outcomes": dump_json(list(map(describe_outcome, outcomes))),
     }
     return get_file_statement(record.schema), values
 
@@ -318,6 +315,23 @@ def _describe(transaction: Transaction) -> dict[str, Any]:
         "helo": clean(transaction.helo, 255),
         "tls": clean(transaction.tls, 60),
         "sender": clean(transaction.sender, 320),
+    }
+
+
+def describe_outcome(outcome: Outcome) -> dict[str, Any]:
+    """An outcome by the names of the statement's columns."""
+    return {
+        "address": outcome.address[:320],
+        "mailbox_id": outcome.mailbox_id,
+        "domain_id": outcome.domain_id,
+        "state": outcome.state.value,
+        "action": outcome.verdict.action.value,
+        "category": outcome.verdict.category.value,
+        "score": outcome.verdict.score,
+        "findings": list(map(describe_finding, outcome.verdict.findings)),
+        "reply": outcome.reply[:600],
+        "event": outcome.event,
+        "text": outcome.text[:1000],
     }
 
 
@@ -342,8 +356,14 @@ def clean(text: str, limit: int) -> str:
 
 
 def dump_json(value: Any) -> str:
-    """JSON as PostgreSQL's jsonb takes it."""
-    return json.dumps(_clean_deeply(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """JSON as PostgreSQL's jsonb takes it: without NUL and lone surrogates."""
+    text = _dump(value)
+    if "\\u0000" in text or SURROGATE.search(text):
+        text = _dump(_clean_deeply(value))
+    return text
+
+
+_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def _clean_deeply(value: Any) -> Any:

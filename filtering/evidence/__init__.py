@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -58,7 +58,7 @@ class Evidence:
     classifier: ClassifierEvidence = field(default_factory=ClassifierEvidence)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: _list_fields(getattr(self, name)) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Evidence:
@@ -66,3 +66,8 @@ class Evidence:
         ptr["status"] = PtrStatus(ptr["status"])
         content["problems"] = tuple(content["problems"])
         return cls(PtrEvidence(**ptr), ContentEvidence(**content), ClassifierEvidence(**stored["classifier"]))
+
+
+def _list_fields(part: Any) -> dict[str, Any]:
+    """As dataclasses.asdict, without its deep copies: once a message."""
+    return {name: getattr(part, name) for name in part.__slots__}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from psycopg import AsyncConnection, Error, sql
-from psycopg_pool import PoolTimeout
+from psycopg import AsyncConnection, Error, OperationalError, sql
 
 from portal.tenants.database import Pool, get_conninfo
 
@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 CHANNEL = "lazaret_directory"
 PUBLIC = "public"
 RECONNECT_SECONDS = 1.0
+CONNECTION_SECONDS = 2.0  # to wait for a connection of the pool
+PAUSE_SECONDS = 1.0  # after PostgreSQL was out of reach, the next are told so at once instead of made to wait
 MAX_KNOWN = 50_000  # addresses of mailboxes kept in memory, by process
 MAX_UNKNOWN = 10_000  # addresses known to be nobody's
 
@@ -126,6 +128,7 @@ class Directory:
         self._watchers: list[Callable[[], None]] = []
         self._listener: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
+        self._paused_until = 0.0
         self.listening = asyncio.Event()
 
     async def start(self) -> None:
@@ -207,11 +210,15 @@ class Directory:
         return answer
 
     async def _fetch(self, query: str | sql.Composed, values: dict[str, object] | None = None) -> list[tuple]:  # type: ignore[type-arg]
+        if time.monotonic() < self._paused_until:
+            raise DirectoryUnavailable
         try:
-            async with self._pool.connection() as connection:
+            async with self._pool.connection(CONNECTION_SECONDS) as connection:
                 cursor = await connection.execute(query, values)
                 return await cursor.fetchall()
-        except (Error, PoolTimeout) as error:
+        except (Error, OSError) as error:
+            if isinstance(error, OperationalError | OSError):  # and not one provider's schema alone
+                self._paused_until = time.monotonic() + PAUSE_SECONDS
             log.warning("directory_unavailable error=%s", type(error).__name__)
             raise DirectoryUnavailable from error
 

@@ -26,7 +26,7 @@ class Reply:
         if self.enhanced and not _agree(self.code, self.enhanced):
             raise ValueError(f"{self.code} and {self.enhanced} are of two classes")
         for line in (str(self), *self.more):
-            if not all(" " <= character <= "~" for character in line):
+            if not (line.isascii() and line.isprintable()):
                 raise ValueError("a line of a reply is printable ASCII")
             if len(line) + len("250-\r\n") > MAX_REPLY_OCTETS:
                 raise ValueError("a line of a reply is at most 512 octets long")
