@@ -2,12 +2,18 @@
 
 import hashlib
 import socket
+import time
+from contextlib import contextmanager
 from datetime import timedelta
 
+import psycopg
 import pytest
+from django.db import connection
 from django.utils import timezone
 from django_tenants.utils import schema_context
+from psycopg.conninfo import make_conninfo
 
+from portal.tenants.database import get_conninfo
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox
 from quarantine import queries, release
@@ -324,7 +330,7 @@ def test_a_dead_server_is_asked_by_one_probe_and_delays_nobody(sink, acme_commit
 
 def test_a_backlog_of_mail_delays_neither_digest_nor_release(sink, acme_committed, tmp_path):
     sink.on("DOT", lambda _: Reply("250 ok", after=0.2))
-    for _ in range(400):
+    for _ in range(200):
         send_off(BOB)
     with running_courier(tmp_path):
         sink.wait(5)
@@ -334,7 +340,7 @@ def test_a_backlog_of_mail_delays_neither_digest_nor_release(sink, acme_committe
         release.release(Recipient.objects.filter(address=CAROL), by="x")
         wait_until(lambda: digest.recipients.get().state == State.DELIVERED, 3)
         wait_for_state(State.RELEASED, CAROL)
-        assert DeliveryJob.objects.filter(lane=Lane.MAIL).count() > 100
+        assert DeliveryJob.objects.filter(lane=Lane.MAIL).count() > 50
 
 
 def test_connections_are_reused_and_grow_to_twenty(sink, acme_committed, tmp_path):
@@ -494,3 +500,47 @@ def test_a_stopped_courier_leaves_no_claims(sink, acme_committed, tmp_path):
     assert DeliveryJob.objects.exists()
     assert not DeliveryJob.objects.exclude(claimed_by="").exists()
     assert Recipient.objects.filter(state=State.DELIVERED).count() == len(sink.messages)
+
+
+def test_an_address_cannot_smuggle_a_command(sink, acme_committed, tmp_path):
+    for address in ("bob> NOTIFY=NEVER@alpha.test", "bo b@alpha.test", "bob\r\nRCPT TO:<eve@far.test>@alpha.test"):
+        send_off(address)
+    send_off('"bo b"@alpha.test')
+    with running_courier(tmp_path):
+        sink.wait(1)
+        wait_until(lambda: not DeliveryJob.objects.exists())
+    assert [message.recipients for message in sink.messages] == [['<"bo b"@alpha.test>']]
+    assert Recipient.objects.filter(state=State.HELD, reply__startswith="553 5.1.3").count() == 3
+
+
+@pytest.mark.faults
+def test_a_database_that_goes_away_loses_and_doubles_nothing(sink, acme_committed, tmp_path):
+    sink.on("DOT", lambda _: Reply("250 ok", after=0.05))
+    for _ in range(150):
+        send_off(BOB)
+    with running_courier(tmp_path):
+        sink.wait(20)
+        with no_database():
+            time.sleep(3)
+        assert len(sink.messages) < 150
+        sink.wait(150, seconds=60)
+        wait_until(lambda: not DeliveryJob.objects.exists(), 60)
+    assert len({message.raw for message in sink.messages}) == len(sink.messages) == 150
+    assert Recipient.objects.filter(state=State.DELIVERED).count() == 150
+
+
+@contextmanager
+def no_database():
+    """No connection but the test's own lives, and no new one is let in."""
+    name = connection.settings_dict["NAME"]
+    with psycopg.connect(make_conninfo(get_conninfo(), dbname="postgres"), autocommit=True) as other:
+        other.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
+        try:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name LIKE 'lazaret-%%' AND datname = %s",
+                [name],
+            )
+            yield
+        finally:
+            other.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
