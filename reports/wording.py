@@ -12,6 +12,7 @@ MAX_ADDRESS = 120
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]+")
 _HTTP = re.compile(r"(?i)\bhttp(?=s?:)")
 _DOMAIN_DOT = re.compile(r"(?<=[\w\-])[.\u3002\uff0e\uff61](?=[^\W\d_][\w\-])")
+_WORD = re.compile(r"\w")
 _ADDRESS = re.compile(r"[^\s@<>\"'/:\\()\[\]]+@[^\s@<>\"'/:\\()\[\]]+")
 
 
@@ -44,7 +45,8 @@ def read_sender(header_from: str, envelope: str) -> tuple[str, str]:
     name, address = (before, after.partition(">")[0]) if bracket else ("", line)
     if not _ADDRESS.fullmatch(address.strip()):
         name, address = line, envelope
-    return defang(clean(name.strip(" \"'"), MAX_NAME)), show_address(address)
+    name = name.strip(" \"'") if _WORD.search(name) else ""
+    return defang(clean(name, MAX_NAME)), show_address(address)
 
 
 def show_address(address: str) -> str:

@@ -260,7 +260,7 @@ def test_send_digest_reports_at_once_and_says_what_it_did(capsys):
     made = json.loads(capsys.readouterr().out)
     digest = Digest.objects.get(kind="on_demand")
     assert made == {"mailbox": "bob@alpha.test", "state": "sent", "held": 1, "trace_id": digest.message.trace_id}
-    assert "sent because it was asked for" in read_text(digest)
+    assert "sent on request" in read_text(digest)
     call_command("send_digest", "bob@alpha.test")
     assert capsys.readouterr().out.startswith("Report for bob@alpha.test: 1 held, trace ")
 

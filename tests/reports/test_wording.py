@@ -36,6 +36,7 @@ def test_subject(subject, shown):
         ("no address", ("no address", "env@x.test")),
         ("", ("", "env@x.test")),
         ('<"http://evil.test/"@x.test>', ('<"hxxp[:]//evil[.]test/"@x[.]test>', "env@x.test")),
+        ("<>", ("", "env@x.test")),
     ],
 )
 def test_sender(header, shown):
