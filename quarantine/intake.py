@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from psycopg import Error
 
@@ -19,7 +20,7 @@ from filtering.message import InboundMessage, Peer
 from filtering.pipeline import ClientRefusal, judge, judge_client
 from filtering.policy.values import Policy, ReleasePolicy, Rule
 from filtering.verdict import Action, Category, Verdict
-from portal.tenants.database import Pool
+from portal.tenants.database import Pool, finish_within
 from portal.tenants.directory import Addressee, Directory, ServedDomain, UnknownMailbox
 from portal.tenants.urls import make_portal_url
 from quarantine.content import compress
@@ -29,6 +30,7 @@ from quarantine.store import Filing, Outcome, Store, Transaction, UnroutedRefusa
 log = logging.getLogger(__name__)
 
 EVIDENCE_SECONDS = 20.0  # for all evidence of a message together
+RELEASE_SECONDS = 10.0  # to read the live policy release
 MAX_RECEIVED_HEADERS = 100  # more is a loop (RFC 5321 6.3)
 MAX_HEADER_OCTETS = 1024 * 1024  # in which they are counted
 LIVE_RELEASE = "SELECT number, content FROM public.policy_policyrelease WHERE is_live"
@@ -97,14 +99,16 @@ class Intake:
 
     async def _load_release(self) -> ReleasePolicy:
         try:
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(LIVE_RELEASE)
-                rows = await cursor.fetchall()
-            [(number, content)] = rows
+            [(number, content)] = await finish_within(RELEASE_SECONDS, self._ask_for_release())
             return ReleasePolicy.from_content(number, content)
-        except (Error, ValueError, TypeError) as error:
+        except (Error, OSError, ValueError, TypeError) as error:
             log.error("policy_release_unavailable error=%s", type(error).__name__)
             raise IntakeUnavailableError from error
+
+    async def _ask_for_release(self) -> list[tuple[Any, ...]]:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(LIVE_RELEASE)
+            return await cursor.fetchall()
 
     async def judge_client(self, ip: str, ptr: PtrEvidence, addressee: Addressee) -> ClientRefusal | None:
         """Whether the client is refused for this recipient because of what it is."""

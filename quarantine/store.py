@@ -24,7 +24,7 @@ from psycopg.rows import TupleRow
 
 from filtering.evidence import Evidence, PtrEvidence
 from filtering.verdict import Finding, Verdict
-from portal.tenants.database import Pool
+from portal.tenants.database import Pool, finish_within
 from quarantine.content import compress
 from quarantine.models import State
 from quarantine.trace_id import make_trace_id
@@ -220,7 +220,7 @@ class Store:
         False when PostgreSQL is out of reach: then nothing more is tried for this batch.
         """
         try:
-            await self._commit(batch)
+            await finish_within(COMMIT_SECONDS, self._commit(batch))
         except (OperationalError, TimeoutError, OSError) as error:
             log.warning("store_unavailable error=%s items=%d", type(error).__name__, len(batch))
             return False
@@ -236,7 +236,7 @@ class Store:
 
     async def _commit(self, batch: list[_Item]) -> None:
         """One transaction, one round trip."""
-        async with asyncio.timeout(COMMIT_SECONDS), self._pool.connection(CONNECTION_SECONDS) as connection:
+        async with self._pool.connection(CONNECTION_SECONDS) as connection:
             async with connection.pipeline():
                 await connection.execute("BEGIN")
                 for item in batch:

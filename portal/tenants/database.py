@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from django.db import connection, connections
 from psycopg import AsyncConnection
@@ -11,6 +13,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+T = TypeVar("T")
 Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 CONNECT_SECONDS = 5
 # After this long the pool stops trying by itself and the next who asks starts anew: its growing pauses would
@@ -59,3 +62,30 @@ async def check_connection(connection: AsyncConnection[TupleRow]) -> None:
     poller.register(connection.pgconn.socket, select.POLLIN)
     if poller.poll(0):
         await AsyncConnectionPool.check_connection(connection)
+
+
+_left_alone: set[asyncio.Task[Any]] = set()
+
+
+async def finish_within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work; TimeoutError after so many seconds, whatever the server does.
+
+    The work is cancelled then, but not waited for: against a server that says nothing, psycopg takes long over it.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+            _left_alone.add(task)
+            task.add_done_callback(_forget)
+    if not task.done():
+        raise TimeoutError
+    return task.result()
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _left_alone.discard(task)
+    if not task.cancelled():
+        task.exception()  # it is known already that nothing came of it

@@ -9,10 +9,11 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg import AsyncConnection, Error, OperationalError, sql
 
-from portal.tenants.database import Pool, get_conninfo
+from portal.tenants.database import Pool, finish_within, get_conninfo
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ CHANNEL = "lazaret_directory"
 PUBLIC = "public"
 RECONNECT_SECONDS = 1.0
 CONNECTION_SECONDS = 2.0  # to wait for a connection of the pool
+QUERY_SECONDS = 10.0
 PAUSE_SECONDS = 1.0  # after PostgreSQL was out of reach, the next are told so at once instead of made to wait
 MAX_KNOWN = 50_000  # addresses of mailboxes kept in memory, by process
 MAX_UNKNOWN = 10_000  # addresses known to be nobody's
@@ -99,6 +101,7 @@ SELECT (SELECT id FROM found), ARRAY(
 """)
 
 Answer = Addressee | UnknownMailbox
+Rows = list[tuple[Any, ...]]
 Change = tuple[int, int]  # how often the public schema, and the provider's, had changed
 
 
@@ -209,18 +212,21 @@ class Directory:
             cache.popitem(last=False)
         return answer
 
-    async def _fetch(self, query: str | sql.Composed, values: dict[str, object] | None = None) -> list[tuple]:  # type: ignore[type-arg]
+    async def _fetch(self, query: str | sql.Composed, values: dict[str, object] | None = None) -> Rows:
         if time.monotonic() < self._paused_until:
             raise DirectoryUnavailable
         try:
-            async with self._pool.connection(CONNECTION_SECONDS) as connection:
-                cursor = await connection.execute(query, values)
-                return await cursor.fetchall()
+            return await finish_within(QUERY_SECONDS, self._ask(query, values))
         except (Error, OSError) as error:
             if isinstance(error, OperationalError | OSError):  # and not one provider's schema alone
                 self._paused_until = time.monotonic() + PAUSE_SECONDS
             log.warning("directory_unavailable error=%s", type(error).__name__)
             raise DirectoryUnavailable from error
+
+    async def _ask(self, query: str | sql.Composed, values: dict[str, object] | None) -> Rows:
+        async with self._pool.connection(CONNECTION_SECONDS) as connection:
+            cursor = await connection.execute(query, values)
+            return await cursor.fetchall()
 
     def _drop(self, schema: str) -> None:
         """Forget what a change in this schema may have made wrong; of `public`, everything."""

@@ -22,7 +22,7 @@ from portal.settings.environment import Address
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.server import Gateway
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 30
 
 
 class RunningGateway:

@@ -194,6 +194,24 @@ def test_who_leaves_during_the_commit_leaves_the_message():
     assert count() == (2, 2, 2, 2, 2)
 
 
+def test_a_database_that_says_nothing_is_not_waited_for(monkeypatch):
+    """A lock stands for a server that hangs; senders are told, and custody goes on when it is over."""
+    monkeypatch.setattr("quarantine.store.COMMIT_SECONDS", 0.3)
+    monkeypatch.setattr("quarantine.store.PAUSE_SECONDS", 0)
+
+    async def work() -> list[list[bool]]:
+        async with open_store() as store:
+            async with await psycopg.AsyncConnection.connect(get_conninfo()) as blocker:
+                await blocker.execute("LOCK sp_acme.quarantine_message IN EXCLUSIVE MODE")
+                results = [await keep_all(store, filings[0])]
+            monkeypatch.undo()
+            return [*results, await keep_all(store, filings[1])]
+
+    filings = [make_filing(), make_filing()]
+    assert asyncio.run(work()) == [[False], [True]]
+    assert count() == (1, 1, 1, 1, 1)
+
+
 async def is_blocked() -> bool:
     async with await psycopg.AsyncConnection.connect(get_conninfo(), autocommit=True) as watcher:
         cursor = await watcher.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
