@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from tests.world import World, make_mail
@@ -17,11 +17,12 @@ def test_with_postgresql_stopped_the_gateway_answers_451_and_recovers(world: Wor
     assert world.send(make_mail("before"), to="kit@acme.test").code == 250
     [server] = world.stack.pids("postgres")
 
-    os.killpg(server, signal.SIGSTOP)
+    stopped = signal_all(server, signal.SIGSTOP)
     try:
         during = world.send(make_mail("during"), to="kit@acme.test")
     finally:
-        os.killpg(server, signal.SIGCONT)
+        for process in stopped:
+            process.send_signal(signal.SIGCONT)
 
     assert (during.code, during.text[:5]) == (451, "4.3.0")
     assert "(" not in during.text
@@ -31,3 +32,13 @@ def test_with_postgresql_stopped_the_gateway_answers_451_and_recovers(world: Wor
         assert time.monotonic() < deadline
         time.sleep(0.5)
     world.sink.wait_for(lambda: after.trace_id in world.find_delivered(), seconds=60)
+
+
+def signal_all(server: int, number: signal.Signals) -> list[psutil.Process]:
+    """Signal the server and every process it made."""
+    postmaster = psutil.Process(server)
+    postmaster.send_signal(number)  # first, so that it makes no more
+    processes = [postmaster, *postmaster.children(recursive=True)]
+    for process in processes[1:]:
+        process.send_signal(number)
+    return processes
