@@ -41,6 +41,8 @@ def beat(part: str, instance: str) -> None:
             cursor.execute(UPSERT, (part, instance))
     except Error as error:
         log.warning("heartbeat_failed part=%s instance=%s error=%s", part, instance, type(error).__name__)
+    finally:
+        connection.close_if_unusable_or_obsolete()  # beat has no requests or tasks at whose end Django would do it
 
 
 def forget_silent() -> None:
