@@ -48,8 +48,7 @@ class DnsServer:
         self.default = "NXDOMAIN"  # for what is not scripted
         self.everything = ""  # an rcode, DROP or GARBAGE for all questions, whatever is scripted
         self.asked: list[Key] = []
-        self._udp = _make_server(socketserver.ThreadingUDPServer, _UdpHandler, 0, self)
-        self._tcp = _make_server(socketserver.ThreadingTCPServer, _TcpHandler, self._udp.server_address[1], self)
+        self._udp, self._tcp = _make_pair(self)
         self._threads = [threading.Thread(target=one.serve_forever, daemon=True) for one in (self._udp, self._tcp)]
 
     @property
@@ -139,6 +138,17 @@ def _to_wire(query: dns.message.Message, response: dns.message.Message, *, over_
 
 def _normalise(name: str) -> str:
     return name.rstrip(".").lower()
+
+
+def _make_pair(owner: DnsServer) -> tuple[socketserver.BaseServer, socketserver.BaseServer]:
+    """UDP and TCP on one port. A port that is free for the one may be taken for the other: then on the next."""
+    for _ in range(50):
+        udp = _make_server(socketserver.ThreadingUDPServer, _UdpHandler, 0, owner)
+        try:
+            return udp, _make_server(socketserver.ThreadingTCPServer, _TcpHandler, udp.server_address[1], owner)
+        except OSError:
+            udp.server_close()
+    raise OSError("no port is free for both UDP and TCP")
 
 
 def _make_server(kind: type, handler: type, port: int, owner: DnsServer) -> socketserver.BaseServer:
