@@ -68,19 +68,12 @@ def read_headers(raw: bytes) -> str:
 
 def make_visible(text: str) -> str:
     """Control characters, and those that turn the direction of text, as the picture of what they are."""
-    return "".join(_show(character) for character in text.replace("\r\n", "\n").replace("\r", "\n"))
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_PICTURES)
 
 
-def _show(character: str) -> str:
-    code = ord(character)
-    if code < 32 and character not in "\n\t":
-        return chr(0x2400 + code)
-    if code == 127 or 0x80 <= code < 0xA0 or code in _TURNING:
-        return "\N{REPLACEMENT CHARACTER}"
-    return character
-
-
-_TURNING = frozenset({0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029})
+_TURNING = (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029)
+_PICTURES = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
+_PICTURES |= dict.fromkeys([*range(0x7F, 0xA0), *_TURNING], "\N{REPLACEMENT CHARACTER}")
 
 
 def _find_text(parts: list[Part], content_type: str) -> str:

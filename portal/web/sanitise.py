@@ -5,16 +5,20 @@ It is one of three walls: the frame that shows it is sandboxed, and its own Cont
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from html import escape
 from html.parser import HTMLParser
 
 import nh3
 
-MAX_HTML_CHARACTERS = 1_000_000
-MAX_TAGS = 20_000
+# The parser's time grows with the square of depth, of attributes in a tag, and of lone ampersands.
+MAX_HTML_CHARACTERS = 500_000
+MAX_TAGS = 10_000
+MAX_REFERENCES = 50_000
+MAX_WORDS_IN_TAG = 1_000
 MAX_LINK_CHARACTERS = 300
-MAX_IMAGE_CHARACTERS = 400_000
+MAX_IMAGE_CHARACTERS = 200_000
 
 TAGS = {
     *("a", "abbr", "address", "article", "aside", "b", "bdi", "bdo", "blockquote", "br", "caption", "center", "cite"),
@@ -51,10 +55,8 @@ IMAGES = ("data:image/png;base64,", "data:image/jpeg;base64,", "data:image/gif;b
 
 def sanitise_html(html: str) -> str:
     """The body of a mail for a sandboxed frame. Time is in proportion to the length, which is bounded; never raises."""
-    if html.count("<") > MAX_TAGS:
-        html = html[: _find_nth(html, "<", MAX_TAGS)]
     kept = nh3.clean(
-        html[:MAX_HTML_CHARACTERS],
+        _bound(html),
         tags=TAGS,
         clean_content_tags=DROPPED_WHOLE,
         attributes={tag: set(names) for tag, names in ATTRIBUTES.items()},
@@ -72,17 +74,32 @@ def sanitise_html(html: str) -> str:
 def extract_text(html: str) -> str:
     """The words of a mail that has no plain part, one line a block."""
     reader = _TextReader()
-    reader.feed(nh3.clean(html[:MAX_HTML_CHARACTERS], tags=TAGS, clean_content_tags=DROPPED_WHOLE, attributes={}))
+    reader.feed(nh3.clean(_bound(html), tags=TAGS, clean_content_tags=DROPPED_WHOLE, attributes={}))
     reader.close()
     lines = (" ".join(line.split()) for line in "".join(reader.out).splitlines())
     return "\n".join(_squeeze(lines)).strip()
 
 
+def _bound(html: str) -> str:
+    """As much of it as can be parsed in a fraction of a second."""
+    html = html[:MAX_HTML_CHARACTERS]
+    html = html[: _find_nth(html, "<", MAX_TAGS)]
+    html = html[: _find_nth(html, "&", MAX_REFERENCES)]
+    return _TAG.sub(lambda tag: "" if len(_WORD.findall(tag[0])) > MAX_WORDS_IN_TAG else tag[0], html)
+
+
 def _find_nth(text: str, mark: str, count: int) -> int:
+    """Where the mark stands for the `count`th time; the end of the text where it does not."""
+    if text.count(mark) < count:
+        return len(text)
     at = -1
     for _ in range(count):
         at = text.find(mark, at + 1)
     return at
+
+
+_TAG = re.compile(r"<[^<>]{2000,}")  # shorter ones have no room for so many words
+_WORD = re.compile(r"[\s=/\"'][^\s=/\"']")
 
 
 def _filter_attribute(tag: str, name: str, value: str) -> str | None:
