@@ -35,7 +35,11 @@
     }
     last = box;
   });
-  document.addEventListener("htmx:afterSettle", showChosen);
+  document.addEventListener("htmx:afterSettle", () => {
+    showChosen();
+    const notice = find("#status .notice"); // what was done is said at the top: it must be seen
+    if (notice && notice.getBoundingClientRect().top < 0) find("#status").scrollIntoView({ block: "start" });
+  });
   window.addEventListener("pageshow", showChosen);
 
   // The question before deleting.
