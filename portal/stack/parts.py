@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from portal.settings.environment import PROJECT, Address
+from portal.settings.environment import PROJECT
 from portal.stack.process import Launch
 
 WEB_WORKERS = 2
@@ -22,10 +22,11 @@ class Part:
 
     name: str
     arguments: tuple[str, ...]
-    stop_seconds: float
+    stop_seconds: float = 10
+    sockets: tuple[int, ...] = ()
 
 
-def list_parts(*, web: Address, gateways: int, demo: bool) -> list[Part]:
+def list_parts(*, web_socket: int, gateways: int, demo: bool) -> list[Part]:
     world = [Part("demo", ("manage.py", "demo_world"), 5)] if demo else []
     celery = ("-m", "celery", "-A", "portal.celery")
     worker = ("worker", "--queues", QUEUES, "--concurrency", str(WORKER_PROCESSES), "--loglevel", "INFO")
@@ -37,24 +38,26 @@ def list_parts(*, web: Address, gateways: int, demo: bool) -> list[Part]:
         Part(
             "beat", (*celery, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "", "--loglevel", "INFO"), 5
         ),
-        Part("web", ("-m", "gunicorn", *_web(web), "portal.wsgi"), 15),
+        Part("web", ("-m", "gunicorn", *_web(web_socket), "portal.wsgi"), 15, sockets=(web_socket,)),
         *(Part(f"gateway-{number}", ("manage.py", "gateway"), 15) for number in range(1, gateways + 1)),
     ]
 
 
-def _web(address: Address) -> tuple[str, ...]:
+def _web(web_socket: int) -> tuple[str, ...]:
+    """The supervisor listens: while the web server starts anew, who comes waits instead of being turned away."""
     return (
-        *("--bind", str(address), "--reuse-port", "--no-control-socket", "--name", "lazaret"),
+        *("--bind", f"fd://{web_socket}", "--no-control-socket", "--name", "lazaret"),
         *("--worker-class", "gthread", "--workers", str(WEB_WORKERS), "--threads", str(WEB_THREADS)),
         *("--graceful-timeout", "10", "--access-logfile", "-", "--logger-class", "portal.stack.access.AccessLogger"),
     )
 
 
-def make_launch(name: str, arguments: tuple[str, ...], environment: Mapping[str, str], logs: Path) -> Launch:
-    """Run our own Python with `arguments` in the project. The gateways share one log."""
+def make_launch(part: Part, environment: Mapping[str, str], logs: Path) -> Launch:
+    """Run our own Python in the project. The gateways share one log."""
     return Launch(
-        command=(sys.executable, *arguments),
+        command=(sys.executable, *part.arguments),
         environment={**environment, "PYTHONUNBUFFERED": "1"},
         directory=PROJECT,
-        log=logs / f"{name.partition('-')[0]}.log",
+        log=logs / f"{part.name.partition('-')[0]}.log",
+        sockets=part.sockets,
     )

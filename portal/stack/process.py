@@ -34,6 +34,7 @@ class Launch:
     directory: Path
     log: Path
     user: pwd.struct_passwd | None = None
+    sockets: tuple[int, ...] = ()  # file descriptors that it takes over
     stop_signal: signal.Signals = signal.SIGTERM
     insist_signal: signal.Signals = signal.SIGKILL
 
@@ -45,6 +46,7 @@ class Launch:
             "stdin": subprocess.DEVNULL,
             "stderr": subprocess.STDOUT,
             "start_new_session": True,
+            "pass_fds": self.sockets,
             "preexec_fn": die_with_parent(self.stop_signal),
         }
         if self.user:

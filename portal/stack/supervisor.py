@@ -15,8 +15,8 @@ from portal.stack.demo import demo_environment
 from portal.stack.health import find_unready
 from portal.stack.home import Home
 from portal.stack.logs import LogWatch, read_last_line
-from portal.stack.parts import list_parts, make_launch
-from portal.stack.ports import reserve
+from portal.stack.parts import Part, list_parts, make_launch
+from portal.stack.ports import listen, reserve
 from portal.stack.postgres import EmbeddedPostgres
 from portal.stack.process import StackError
 from portal.stack.servers import check_servers
@@ -58,21 +58,17 @@ class Supervisor:
 
     async def _serve(self) -> None:
         configuration = self.configuration
-        kept = [reserve("LAZARET_SMTP", configuration.smtp), reserve("LAZARET_WEB", configuration.web)]
-        try:
+        with reserve("LAZARET_SMTP", configuration.smtp), listen("LAZARET_WEB", configuration.web) as web_socket:
             await self._start_servers()
             self._tell_environment()
             await self._run_command("prepare", "Tables", "are up to date")
-            await self._start_parts()
+            await self._start_parts(web_socket.fileno())
             if await self._is_ready() and configuration.demo:
                 await self._seed()
             self.home.state["portal"] = f"http://{configuration.web}"
             self.home.write_state()
             show_summary(self.console, configuration, self.environment)
             await LogWatch(self.home.logs, self.console).follow()
-        finally:
-            for held in kept:
-                held.close()
 
     async def _start_servers(self) -> None:
         if not self.configuration.embedded:
@@ -114,7 +110,7 @@ class Supervisor:
     async def _run_command(self, command: str, title: str, outcome: str) -> None:
         """Run a command of `manage.py`, its last line shown meanwhile. StackError when it fails."""
         step = self.console.step(title)
-        launch = make_launch(command, ("manage.py", command), self.environment, self.home.logs)
+        launch = make_launch(Part(command, ("manage.py", command)), self.environment, self.home.logs)
         running = asyncio.create_task(run_once(launch))
         try:
             while not (await asyncio.wait([running], timeout=0.5))[0]:
@@ -133,11 +129,10 @@ class Supervisor:
         except StackError as error:
             self.console.say(f"\nlazaret: {error}")
 
-    async def _start_parts(self) -> None:
+    async def _start_parts(self, web_socket: int) -> None:
         configuration = self.configuration
-        parts = list_parts(web=configuration.web, gateways=configuration.gateways, demo=configuration.demo)
-        for part in parts:
-            make = partial(make_launch, part.name, part.arguments, self.environment, self.home.logs)
+        for part in list_parts(web_socket=web_socket, gateways=configuration.gateways, demo=configuration.demo):
+            make = partial(make_launch, part, self.environment, self.home.logs)
             child = Child(part.name, make, self, stop_seconds=part.stop_seconds)
             self.children.append(child)
             await child.start()
