@@ -184,7 +184,7 @@ def find_sources() -> dict[str, str]:
     listed = subprocess.run(command, check=False, capture_output=True, text=True).stdout
     names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS"}
     found = {"UV_SYSTEM_CERTS": "1"}
-    for line in listed.splitlines():
+    for line in sorted(listed.splitlines(), key=lambda line: line.startswith(":env:")):  # the environment wins
         key, _, value = line.partition("=")
         name = names.get(key.rpartition(".")[2])
         if name:

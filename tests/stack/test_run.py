@@ -1,5 +1,6 @@
 """./run as a person meets it: it starts, says what is wrong, mends what dies, and leaves nothing behind."""
 
+import http.client
 import signal
 import socket
 import time
@@ -59,6 +60,20 @@ def test_passwords_are_neither_shown_nor_readable(stack):
 
 def test_manage_in_another_terminal_finds_the_servers(stack):
     assert stack.manage("prepare") == "prepared schemas_migrated=0\n"
+
+
+def test_tokens_and_query_strings_reach_no_log(stack):
+    token = "c2VjcmV0LXRva2VuLW9mLWEtbGluaw"
+    for path in (f"/d/{token}/", f"/d/{token}/?code={token}", f"/quarantine/?q={token}", f"/any/{token}/"):
+        client = http.client.HTTPConnection("127.0.0.1", stack.web_port, timeout=10)
+        client.request(
+            "POST", path, body=f"x={token}", headers={"Host": "acme.localhost", "Referer": f"http://x/{token}"}
+        )
+        client.getresponse().read()
+        client.close()
+    logged = "".join(log.read_text() for log in (stack.home / "log").glob("*.log"))
+    assert "request method=POST host=acme.localhost path=/d/-/ status=" in logged
+    assert token not in logged
 
 
 def test_started_twice_it_says_that_it_runs_already(stack):
