@@ -16,6 +16,7 @@ CHECKS = {
     "mypy": ("-m", "mypy"),
     "lint-imports": (str(VENV / "bin" / "lint-imports"),),
 }
+ALL_TESTS = ("-n", "2", "--dist", "loadfile")  # two at a time: much of the suite waits for other processes
 STACK_VARIABLES = ("DATABASE_URL", "BROKER_URL", "CACHE_URL")
 
 
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> None:
         if failed:
             sys.exit(f"lazaret: not clean: {', '.join(failed)}; the tests were not run.")
     sys.stdout.flush()
-    os.execve(PYTHON, [str(PYTHON), "-m", "pytest", *arguments], environment)  # noqa: S606
+    os.execve(PYTHON, [str(PYTHON), "-m", "pytest", *(arguments or ALL_TESTS)], environment)  # noqa: S606
 
 
 def make_environment() -> dict[str, str]:
