@@ -19,7 +19,7 @@ get = os.environ.get
 # What listens where.
 SMTP_ADDRESS = read.parse_address("LAZARET_SMTP", get("LAZARET_SMTP", "127.0.0.1:2525"))
 WEB_ADDRESS = read.parse_address("LAZARET_WEB", get("LAZARET_WEB", "127.0.0.1:8000"))
-SMTP_HOSTNAME = get("LAZARET_HOSTNAME", "") or "lazaret.localhost"
+SMTP_HOSTNAME = read.parse_hostname("LAZARET_HOSTNAME", get("LAZARET_HOSTNAME", "") or "lazaret.localhost")
 SMTP_TLS_CERTIFICATE = get("LAZARET_TLS_CERT", "")
 SMTP_TLS_KEY = get("LAZARET_TLS_KEY", "")
 if bool(SMTP_TLS_CERTIFICATE) != bool(SMTP_TLS_KEY):
@@ -36,9 +36,14 @@ MAX_MESSAGE_BYTES = read.parse_number(
     "LAZARET_MAX_MESSAGE_BYTES", get("LAZARET_MAX_MESSAGE_BYTES", "52428800"), low=65536, high=1073741824
 )
 # Pages and links. `{hostname}` stands for the provider's own.
-PORTAL_URL = get("LAZARET_PORTAL_URL", "") or f"http://{{hostname}}:{WEB_ADDRESS.port}"
-if "{hostname}" not in PORTAL_URL or not PORTAL_URL.startswith(("http://", "https://")):
-    raise ImproperlyConfigured("LAZARET_PORTAL_URL must be like https://{hostname}, with {hostname} in it.")
+PORTAL_URL = read.parse_portal_url(
+    "LAZARET_PORTAL_URL", get("LAZARET_PORTAL_URL", "") or f"http://{{hostname}}:{WEB_ADDRESS.port}"
+)
+if PORTAL_URL.startswith("https://"):  # behind a proxy with TLS, whatever servers are ours
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_HSTS_SECONDS = 31536000
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-session", "__Host-csrf"
 ALLAUTH_TRUSTED_PROXY_COUNT = read.parse_number(  # proxies of ours before the portal: whose X-Forwarded-For counts
     "LAZARET_PROXIES", get("LAZARET_PROXIES", "0"), low=0, high=8
 )

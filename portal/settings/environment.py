@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
+LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+HOSTNAME = re.compile(rf"(?=.{{1,253}}$){LABEL}(\.{LABEL})*")
+PORTAL_URL = re.compile(r"https?://\{hostname\}(:[0-9]{1,5})?/?")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ def parse_address(name: str, value: str, default_port: int | None = None) -> Add
     if default_port is not None and (not host or (value.count(":") > 1 and not value.startswith("["))):
         host, port = value.strip().rstrip(":"), str(default_port)
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not is_number(port, low=1, high=65535):
         raise ImproperlyConfigured(f"{name} is {value!r}; it must be host:port, such as 127.0.0.1:2525.")
     return Address(host, int(port))
 
@@ -56,8 +61,12 @@ def parse_networks(name: str, value: str) -> tuple[str, ...]:
         raise ImproperlyConfigured(f"{name} is {value!r}: {error}.") from None
 
 
+def is_number(text: str, *, low: int, high: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high
+
+
 def parse_number(name: str, value: str, *, low: int, high: int) -> int:
-    if not value.strip().isdigit() or not low <= int(value) <= high:
+    if not is_number(value.strip(), low=low, high=high):
         raise ImproperlyConfigured(f"{name} is {value!r}; it must be a whole number from {low} to {high}.")
     return int(value)
 
@@ -71,6 +80,28 @@ def parse_flag(name: str, value: str) -> bool:
 def parse_url(name: str, value: str, schemes: tuple[str, ...]) -> str:
     if value and value.partition("://")[0] not in schemes:
         raise ImproperlyConfigured(f"{name} must begin with one of: {', '.join(s + '://' for s in schemes)}.")
+    try:
+        urlsplit(value).port  # noqa: B018 - raises where it is no number
+    except ValueError:  # the sentence leaves the value out: it may hold a password
+        raise ImproperlyConfigured(
+            f"{name} cannot be read: its port is no number; in a password, / is written %2F, # is %23, and ? is %3F."
+        ) from None
+    return value
+
+
+def parse_hostname(name: str, value: str) -> str:
+    """Read a name that is said in banners and header lines."""
+    if not HOSTNAME.fullmatch(value):
+        raise ImproperlyConfigured(f"{name} is {value!r}; it must be a hostname, such as mx1.example.net.")
+    return value
+
+
+def parse_portal_url(name: str, value: str) -> str:
+    """Read the pattern of the portals' addresses: the hostname says whose portal it is, so it stands alone."""
+    if not PORTAL_URL.fullmatch(value):
+        raise ImproperlyConfigured(
+            f"{name} is {value!r}; it must be https://{{hostname}} or https://{{hostname}}:port."
+        )
     return value
 
 

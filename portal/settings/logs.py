@@ -6,7 +6,7 @@ import logging
 import re
 
 # After /d/ comes a digest's token; a long segment elsewhere (a password reset, say) is one too. Query strings go whole.
-TOKENS = re.compile(r"(?<=/d/)[^/\s?\"']+|(?<=/)[A-Za-z0-9_=-]{24,}(?=[/\s?\"']|$)")
+TOKENS = re.compile(r"(?<=/[dD]/)[^/\s?\"']+|(?<=/)[A-Za-z0-9_=-]{24,}(?=[/\s?\"']|$)")
 QUERY = re.compile(r"(?<=[\w/])\?[^\s\"']*=[^\s\"']*")
 
 

@@ -14,9 +14,3 @@ SECRET_KEY = read.get_secret_key(base.HOME, generate=False)
 DATABASES = base.make_databases(base.DATABASE_URL)
 CACHES = base.make_caches(base.CACHE_URL)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-if base.PORTAL_URL.startswith("https://"):
-    SESSION_COOKIE_SECURE = True
-    CSRF_COOKIE_SECURE = True
-    SESSION_COOKIE_NAME = "__Host-session"
-    CSRF_COOKIE_NAME = "__Host-csrf"
-    SECURE_HSTS_SECONDS = 31536000
