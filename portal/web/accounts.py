@@ -20,6 +20,12 @@ class AccountAdapter(DefaultAccountAdapter):
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         return False
 
+    def _get_login_attempts_cache_key(self, request: HttpRequest, **credentials: Any) -> str:
+        """Failures are counted by client and account: allauth's own key has no client, so that anybody could lock out
+        anybody, and has the Host header, so that another spelling of it would count anew."""
+        account = str(credentials.get("email", "")).strip().lower()
+        return f"{self.get_client_ip(request)}:{account}"
+
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         return reverse("account")
 

@@ -113,6 +113,18 @@ def test_one_accounts_failures_do_not_lock_out_another():
     assert browse().post("/sign-in/", BOB | {"login": "carol@alpha.test"}).status_code == 302
 
 
+def test_a_stranger_elsewhere_locks_nobody_out():
+    for _ in range(6):
+        browse().post("/sign-in/", BOB | {"password": "wrong"}, REMOTE_ADDR="198.51.100.7")
+    assert browse().post("/sign-in/", BOB, REMOTE_ADDR="192.0.2.1").status_code == 302
+
+
+def test_another_spelling_of_the_hostname_does_not_count_anew():
+    for host in ("acme.localhost", "ACME.localhost", "acme.localhost:8000", "acme.localhost.", "www.acme.localhost"):
+        browse().post("/sign-in/", BOB | {"password": "wrong"}, HTTP_HOST=host)
+    assert "Too many failed attempts" in get_text(browse().post("/sign-in/", BOB))
+
+
 def test_signing_out_takes_a_post(acme):
     client = browse("bob")
     client.get("/sign-out/")
