@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import pluralize
 
 from portal.tenants.people.models import Mailbox, SenderRule, User
-from portal.web.permissions import get_user, is_admin
+from portal.web.permissions import get_user, list_domains, looks_after
 from quarantine.models import Category, Message, Recipient
 from quarantine.release import DELETABLE, RELEASABLE, delete, release
 
-MAX_SENDERS = 1000  # rules made in one action
+MAX_MESSAGES = 1000  # whose senders get rules in one action
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,18 @@ def may_act(state: str) -> bool:
 
 
 def may_release(user: User, recipient: Recipient) -> bool:
-    """A virus is released by admins only."""
-    return recipient.state in RELEASABLE and (recipient.category != Category.VIRUS or is_admin(user))
+    """A virus is released only by admins of the domain that it came to."""
+    if recipient.category == Category.VIRUS and not looks_after(user, recipient.domain_id):
+        return False
+    return recipient.state in RELEASABLE
 
 
 def release_rows(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
     user, viruses = get_user(request), 0
-    if not is_admin(user):
-        viruses = rows.filter(category=Category.VIRUS, state__in=RELEASABLE).count()
-        rows = rows.exclude(category=Category.VIRUS)
+    if not user.is_provider_admin:
+        barred = Q(category=Category.VIRUS) & ~Q(domain_id__in=list(list_domains(user).values_list("pk", flat=True)))
+        viruses = rows.filter(barred, state__in=RELEASABLE).count()
+        rows = rows.exclude(barred)
     done = release(rows, by=user.email)
     left = f" {viruses} with a virus stayed here: only an admin can release {_them(viruses)}." if viruses else ""
     if not done:
@@ -66,23 +69,26 @@ def block_senders(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
 
 
 def _rule_senders(request: HttpRequest, rows: QuerySet[Recipient], action: SenderRule.Action, word: str) -> Outcome:
-    """Rules for the mailboxes that got the messages, and for nobody else."""
-    wanted = {
-        (row.mailbox_id or 0, sender)
-        for row in rows.filter(mailbox__isnull=False).order_by("-pk")[:MAX_SENDERS]
-        if (sender := get_sender(row.message))
-    }
+    """Rules for the mailboxes that got the messages, and for nobody else; the opposite ones give way."""
+    user, found = get_user(request), rows.defer(None).filter(mailbox__isnull=False)
+    newest = list(found.select_related("message").order_by("-pk")[: MAX_MESSAGES + 1])
+    wanted = {(row.mailbox_id, sender) for row in newest[:MAX_MESSAGES] if (sender := get_sender(row.message))}
     if not wanted:
         return Outcome("warning", f"Nobody was {word}: those messages have no sender address.")
-    for mailbox_id, sender in wanted:
-        set_rule(get_user(request), sender, action, mailbox_id=mailbox_id)
+    SenderRule.objects.bulk_create(
+        [SenderRule(pattern=who, mailbox_id=pk, action=action, created_by=user) for pk, who in sorted(wanted)],
+        update_conflicts=True,
+        unique_fields=["pattern", "mailbox", "domain_id"],
+        update_fields=["action", "created_by"],
+    )
     senders = sorted({sender for _, sender in wanted})
     boxes = len({mailbox_id for mailbox_id, _ in wanted})
-    who = senders[0] if len(senders) == 1 else f"{len(senders)} senders"
+    who = senders[0] if len(senders) == 1 else f"{len(senders):,} senders"
     verb = "is" if len(senders) == 1 else "are"
     where = Mailbox.objects.get(pk=next(iter(wanted))[0]).address if boxes == 1 else f"{boxes} mailboxes"
     held = " What is held already stays until you release it." if action == SenderRule.Action.ALLOW else ""
-    return Outcome("success", f"{who} {verb} {word} from now on, for {where}.{held}")
+    cut = f" Of the messages only the newest {MAX_MESSAGES:,} were looked at." if len(newest) > MAX_MESSAGES else ""
+    return Outcome("success", f"{who} {verb} {word} from now on, for {where}.{held}{cut}")
 
 
 def set_rule(

@@ -25,6 +25,7 @@ __all__ = [
     "list_mailboxes",
     "list_own_mailboxes",
     "list_rules",
+    "looks_after",
     "of_row",
     "provider_admin_only",
     "signed_in",
@@ -47,6 +48,11 @@ def get_provider(request: HttpRequest) -> ServiceProvider:
 def is_admin(user: User) -> bool:
     """Whether the user looks after a domain or the whole provider."""
     return user.is_provider_admin or bool(_list_domain_ids(user))
+
+
+def looks_after(user: User, domain_id: int) -> bool:
+    """Whether the user is an admin of that domain."""
+    return user.is_provider_admin or domain_id in _list_domain_ids(user)
 
 
 def list_domains(user: User) -> QuerySet[MailDomain]:

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from portal.tenants.models import MailDomain
-from portal.tenants.people.models import Mailbox, SenderRule
+from portal.tenants.people.models import Mailbox, SenderRule, User
 from quarantine.models import Message, Recipient, State
 from quarantine.platform.models import DeliveryJob
 from tests.kept_mail import keep
@@ -205,6 +205,38 @@ def test_viruses_are_released_by_admins_only(acme):
     assert list_states() == [State.QUARANTINED]
     browse("dora").post("/act/", {"id": row.pk, "action": "release"})
     assert list_states() == [State.RELEASING]
+
+
+def test_an_admin_of_another_domain_is_no_admin_of_a_virus(acme):
+    """Dora looks after alpha.test, and has a mailbox at beta.test like anybody there."""
+    dora = User.objects.get(email="dora@alpha.test")
+    Mailbox.objects.filter(address="bea@beta.test").update(owner=dora)
+    row = keep("bea@beta.test", category="virus").recipients.get()
+    client = browse("dora")
+    assert "only an admin can release it" in get_text(
+        client.post("/act/", {"id": row.pk, "action": "release"}, follow=True)
+    )
+    assert "Only an admin can release it" in get_text(client.get(f"/m/{row.pk}/"))
+    assert client.get(f"/m/{row.pk}/raw/").status_code == 404
+    assert list_states() == [State.QUARANTINED]
+
+
+def test_blocking_many_senders_costs_no_more_queries_than_blocking_few(acme):
+    client, counts = browse("bob"), []
+    for number in (2, 40):
+        ids = [keep("bob@alpha.test", sender=f"s{number}-{n}@far.test").recipients.get().pk for n in range(number)]
+        with CaptureQueriesContext(connection) as queries:
+            client.post("/act/", {"id": ids, "action": "block"})
+        counts.append(len(queries))
+    assert counts[1] <= counts[0]
+    assert SenderRule.objects.filter(action="block").count() == 42
+
+
+def test_what_a_bulk_rule_left_out_is_said(acme, monkeypatch):
+    monkeypatch.setattr("portal.web.actions.MAX_MESSAGES", 2)
+    ids = [keep("bob@alpha.test", sender=f"s{n}@far.test").recipients.get().pk for n in range(3)]
+    text = get_text(browse("bob").post("/act/", {"id": ids, "action": "block"}, follow=True))
+    assert "2 senders are blocked from now on, for bob@alpha.test. Of the messages only the newest 2" in text
 
 
 def test_nothing_vanishes(acme):

@@ -13,7 +13,7 @@ from django.views.decorators.clickjacking import xframe_options_sameorigin
 from portal.tenants.people.models import SenderRule, User
 from portal.web.actions import get_sender, may_act, may_release, set_rule
 from portal.web.pages import render_page
-from portal.web.permissions import get_user, is_admin, list_domains, list_mailboxes, of_row, visible_to
+from portal.web.permissions import get_user, list_domains, list_mailboxes, looks_after, of_row, visible_to
 from portal.web.preview import find_html, find_raw, make_preview
 from quarantine.models import Category, Event, Recipient
 
@@ -70,8 +70,8 @@ def list_scopes(user: User, row: Recipient) -> list[tuple[str, str]]:
 
 
 def may_download(user: User, row: Recipient) -> bool:
-    """A virus is handed to admins only."""
-    return row.category != Category.VIRUS or is_admin(user)
+    """A virus is handed only to admins of the domain that it came to."""
+    return row.category != Category.VIRUS or looks_after(user, row.domain_id)
 
 
 @of_row(visible_to, "POST")
