@@ -54,7 +54,7 @@ class Step:
 
     def update(self, text: str) -> None:
         """Say how far it is, where the line can be written again."""
-        if self.console.live:
+        if self.console.live and text:
             self.console.say(f"\r\033[K  {self.name} {text[:60]}", end="")
 
     def done(self, outcome: str) -> None:

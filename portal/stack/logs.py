@@ -60,9 +60,9 @@ class LogWatch:
         self.seen[path] = 0
 
 
-def read_last_line(path: Path) -> str:
-    """The last line that says something, for a sentence about what failed."""
+def read_last_line(path: Path, since: int = 0) -> str:
+    """The last line after offset `since` that says something; empty while there is none."""
     with path.open("rb") as stream:
-        stream.seek(max(path.stat().st_size - 4096, 0))
+        stream.seek(max(path.stat().st_size - 4096, since))
         lines = [line.strip() for line in stream.read().splitlines() if line.strip()]
-    return lines[-1].decode(errors="replace")[:300] if lines else "it said nothing"
+    return lines[-1].decode(errors="replace")[:300] if lines else ""

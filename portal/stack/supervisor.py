@@ -111,15 +111,17 @@ class Supervisor:
         """Run a command of `manage.py`, its last line shown meanwhile. StackError when it fails."""
         step = self.console.step(title)
         launch = make_launch(Part(command, ("manage.py", command)), self.environment, self.home.logs)
+        begin = launch.log.stat().st_size if launch.log.exists() else 0
         running = asyncio.create_task(run_once(launch))
         try:
             while not (await asyncio.wait([running], timeout=0.5))[0]:
-                step.update(read_last_line(launch.log))
+                step.update(read_last_line(launch.log, begin))
         finally:
             running.cancel()
             await asyncio.wait([running])
         if running.result():
-            raise StackError(f"manage.py {command} failed: {read_last_line(launch.log)} (all of it is in {launch.log})")
+            last = read_last_line(launch.log, begin)
+            raise StackError(f"manage.py {command} failed: {last} (all of it is in {launch.log})")
         step.done(outcome)
 
     async def _seed(self) -> None:
@@ -168,4 +170,5 @@ class Supervisor:
         for part in STOP_ORDER:
             children = [child for child in self.children if child.name.partition("-")[0] == part]
             await asyncio.gather(*(child.stop(self.hurry) for child in children))
-        self.console.say("Lazaret has stopped.")
+        if self.children:
+            self.console.say("Lazaret has stopped.")

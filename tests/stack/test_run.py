@@ -1,11 +1,13 @@
 """./run as a person meets it: it starts, says what is wrong, mends what dies, and leaves nothing behind."""
 
 import http.client
+import os
 import signal
 import socket
 import time
 
 import psutil
+import psycopg
 import pytest
 
 from tests.running import LOOPBACK, Stack, is_listening
@@ -138,6 +140,24 @@ def test_a_second_home_beside_it_survives_a_kill_and_leaves_nothing(stack, other
     assert not is_listening(other.smtp[1])
     assert "child_insisted" not in other.output
     assert other.output.endswith("Lazaret has stopped.\n")
+
+
+def test_servers_of_ones_own_are_used(other):
+    server = os.environ["DATABASE_URL"].rpartition("/")[0]  # the suite's, standing in for somebody's
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE own")
+    other.environment |= {
+        "DATABASE_URL": f"{server}/own",
+        "BROKER_URL": os.environ["BROKER_URL"].rpartition("/")[0] + "/5",
+        "LAZARET_SECRET_KEY": "k" * 48,
+    }
+    other.start()
+    other.wait_ready()
+    assert len(other.pids()) == len(PARTS) - 2
+    assert not (other.home / "postgres").exists()
+    assert not (other.home / "lazaret.env").exists()
+    assert "Sign in with" not in other.output
+    assert other.stop() == 0
 
 
 def test_stopped_while_it_starts_it_leaves_nothing(other):
