@@ -157,6 +157,8 @@ class Connection:
         with self._watch():
             replies, last = await self._open_transaction(envelope, wire)
             began = last.code == 354 and any(reply.good for reply in replies)
+            if not began and last.good and any(reply.good for reply in replies):
+                raise ValueError(f"content accepted before it was sent: {last}")  # nobody has the message
             if began:
                 last = await self._send_content(wire, gate, replies, on_taken)
         if not began:

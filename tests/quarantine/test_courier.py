@@ -279,6 +279,15 @@ def test_senseless_replies_defer(sink, acme_committed, tmp_path, quick, answer):
     assert len(sink.messages) == 1
 
 
+def test_a_yes_before_the_content_was_sent_is_no_delivery(sink, acme_committed, tmp_path, quick):
+    send_off(BOB)
+    sink.on("DATA", "250 2.0.0 Ok", times=1)
+    with running_courier(tmp_path):
+        row = wait_for_state(State.DELIVERED)
+    assert (row.attempts, len(sink.messages)) == (2, 1)
+    assert "content accepted before it was sent" in Event.objects.get(kind="deferred").text
+
+
 def test_a_server_away_defers_and_gets_it_when_it_is_back(committed, acme_committed, tmp_path, quick):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
