@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from quarantine.delivery.smtp import Reply
+from quarantine.delivery.smtp import MAX_REPLY_TEXT, Reply
 
 FIRST_PAUSE_SECONDS = 30
 LONGEST_PAUSE_SECONDS = 3600
@@ -55,7 +55,8 @@ def decide(job: Job, reply: Reply, now: datetime, *, pause: float | None = None)
     elif reply.final:
         result = Result.REFUSED
     elif now - job.created_at > GIVE_UP_AFTER:
-        result, text = Result.REFUSED, f"given up after {GIVE_UP_AFTER.days} days: {text}"
+        result = Result.REFUSED
+        text = f"given up after {GIVE_UP_AFTER.days} days: {text}"[:MAX_REPLY_TEXT]
     wait = (get_pause(job.attempts) if pause is None else pause) if result is Result.LATER else 0
     return Outcome(job.id, job.schema, job.recipient_id, result, text, now, wait)
 

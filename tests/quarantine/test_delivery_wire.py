@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from quarantine.delivery.outcome import Job, Result, decide, get_pause
 from quarantine.delivery.smtp import Reply
 from quarantine.delivery.wire import Mark, Origin, encode, make_head, normalise
+from quarantine.models import Recipient
 from quarantine.trace_id import ALPHABET, make_trace_id, read_trace_id
 
 AT = datetime(2026, 11, 1, 12, 30, tzinfo=UTC)
@@ -98,6 +99,12 @@ def test_five_days_of_later_is_a_no():
     assert decide(job, reply, AT + timedelta(days=5)).result is Result.LATER
     assert decide(job, reply, AT + timedelta(days=5, seconds=1)).result is Result.REFUSED
     assert decide(job, Reply(250, "ok"), AT + timedelta(days=9)).result is Result.TAKEN
+
+
+def test_giving_up_fits_its_column_however_much_the_server_said():
+    outcome = decide(make_job(created_at=AT), Reply(450, "x" * 600), AT + timedelta(days=6))
+    assert outcome.reply.startswith("given up after 5 days: 450 x")
+    assert len(outcome.reply) <= Recipient._meta.get_field("reply").max_length
 
 
 def test_pauses_grow_to_an_hour():
