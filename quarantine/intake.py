@@ -67,7 +67,7 @@ class Examined:
     hops: int
 
 
-PolicyKey = tuple[str, str, str, str, tuple[tuple[str, str, str], ...]]
+PolicyKey = tuple[str, bool, str, str, str, tuple[tuple[str, str, str], ...]]
 
 
 class Intake:
@@ -247,7 +247,7 @@ def judge_for_all(
     for recipient in recipients:
         domain = recipient.addressee.domain
         choices = (domain.spam_action, domain.sure_spam_action, domain.ptr_action, recipient.addressee.rules)
-        key = (domain.provider, *choices)
+        key = (domain.provider, recipient.addressee.is_postmaster, *choices)
         if key not in verdicts:
             verdicts[key] = judge(message, evidence[domain.provider], make_policy(release, recipient.addressee))
         found.append((recipient, verdicts[key]))

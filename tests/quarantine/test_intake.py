@@ -68,6 +68,15 @@ def test_one_recipient_who_takes_it_makes_the_others_refusal_a_hold(committed):
     assert DeliveryJob.objects.count() == 1
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_postmaster_is_judged_apart_from_the_others(committed, order):
+    assert receive(*["bob@alpha.test", "postmaster@alpha.test"][::order]) is Result.KEPT
+    assert sorted(list_rows()) == [
+        ("bob@alpha.test", "quarantined", "refuse"),
+        ("postmaster@alpha.test", "delivering", "deliver"),
+    ]
+
+
 def test_without_a_policy_release_nothing_is_taken(committed, monkeypatch):
     monkeypatch.setattr(
         "quarantine.intake.LIVE_RELEASE", "SELECT number, content FROM policy_policyrelease WHERE false"
