@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 PAUSE_OCTETS = 256 * 1024  # the client is not read while so much waits for us
+LARGE_OCTETS = 1024 * 1024  # from here on the event loop would feel it
 END = b"\r\n.\r\n"
 
 
@@ -30,6 +31,11 @@ class Pace:
     silence: float = 180.0  # RFC 5321 4.5.3.2.5
     grace: float = 300.0
     rate: float = 500.0
+
+
+def unstuff(body: bytearray) -> bytes:
+    """The message without the CRLF put before it, and without the dots that were doubled (RFC 5321 4.5.2)."""
+    return bytes(body.replace(b"\r\n.", b"\r\n")[2:])
 
 
 class Inlet:
@@ -65,15 +71,17 @@ class Inlet:
         self._paused = False
 
     async def read_line(self, *, limit: int, seconds: float) -> bytes:
-        """The next command line with its line end; raises LineTooLongError beyond `limit` octets."""
-        searched, dropped = 0, False
+        """The next command line with its line end, whole within so many seconds; raises LineTooLongError beyond
+        `limit` octets.
+        """
+        searched, dropped, latest = 0, False, self._loop.time() + seconds
         while (end := self._buffer.find(b"\n", searched)) < 0:
             if len(self._buffer) > limit:
                 dropped = True
                 self._buffer.clear()
                 self._resume()
             searched = len(self._buffer)
-            await self._wait(seconds)
+            await self._wait(latest - self._loop.time())
         line = bytes(self._buffer[: end + 1])
         del self._buffer[: end + 1]
         self._resume()
@@ -104,7 +112,8 @@ class Inlet:
         if dropped or size > limit:
             return Data(None, size)
         del body[end + 2 :]
-        return Data(bytes(body.replace(b"\r\n.", b"\r\n")[2:]), size)
+        octets = unstuff(body) if size < LARGE_OCTETS else await asyncio.to_thread(unstuff, body)
+        return Data(octets, size)
 
     async def _wait(self, seconds: float) -> None:
         if self._ended:

@@ -37,6 +37,7 @@ class Mail:
     trace_id: str = field(default_factory=make_trace_id)
     recipients: dict[str, Recipient] = field(default_factory=dict)  # by lower-case address: said twice, kept once
     refused: int = 0
+    deferred: int = 0  # recipients that we could not decide about, for a fault of ours
 
 
 class Session(Connection):
@@ -189,7 +190,11 @@ class Session(Connection):
             return replies.RCPT_SYNTAX
         if len(self._mail.recipients) >= self._limits.recipients:
             return replies.TOO_MANY_RECIPIENTS
-        return await self._admit(self._mail, address)
+        mail = self._mail
+        mail.deferred += 1  # until it is decided: whatever is raised means 451
+        reply = await self._admit(mail, address)
+        mail.deferred -= 1
+        return reply
 
     async def _admit(self, mail: Mail, address: str) -> Reply:
         """Accept or refuse a recipient; a refusal is on record before it is said."""
@@ -241,6 +246,8 @@ class Session(Connection):
         if self._mail is None:
             return replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
         if not self._mail.recipients:
+            if self._mail.deferred:
+                return replies.TEMPORARY
             return replies.NO_VALID_RECIPIENTS if self._mail.refused else replies.SEND_RCPT_FIRST
         self._send(replies.GO_AHEAD)
         data = await self._inlet.read_data(limit=self._limits.message_octets, pace=self._limits.pace)

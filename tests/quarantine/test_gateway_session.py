@@ -282,7 +282,10 @@ def test_a_directory_that_cannot_answer_is_temporary(gateway, monkeypatch):
 
     client = gateway.open()
     monkeypatch.setattr(gateway.services.directory, "find", fail)
-    assert client.talk(MAIL, RCPT, "DATA") == [SENDER_OK, TEMPORARY, "503 5.5.1 Send RCPT first"]
+    # A client that pipelines has sent DATA already: a 5xx there would bounce what we only put off.
+    assert client.talk(MAIL, RCPT, "DATA") == [SENDER_OK, TEMPORARY, TEMPORARY]
+    monkeypatch.undo()
+    assert client.talk("RSET", MAIL, "DATA")[2] == "503 5.5.1 Send RCPT first"
 
 
 def test_unjudged_mail_is_never_taken(gateway, monkeypatch):
@@ -410,6 +413,22 @@ def test_a_message_that_trickles_is_cut():  # W01
         while not trickle.wait(0.02):
             client.send(b"x")
         reader.join()
+        assert reply == ["421 4.4.2 Timeout, closing the connection"]
+
+
+def test_a_command_that_trickles_is_cut():
+    with run_gateway(limits=Limits(command_seconds=0.3)) as gateway:
+        client = gateway.open()
+        trickle = threading.Event()
+        reply: list[str] = []
+        reader = threading.Thread(target=lambda: (reply.append(client.read_reply()), trickle.set()))
+        reader.start()
+        sent = 0
+        while not trickle.wait(0.02) and sent < 500:
+            client.send(b"x")
+            sent += 1
+        reader.join()
+        assert sent < 500
         assert reply == ["421 4.4.2 Timeout, closing the connection"]
 
 
