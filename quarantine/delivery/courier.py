@@ -196,13 +196,13 @@ class Courier:
     def _allot(self, backlog: list[Backlog]) -> list[tuple[str, int, int]]:
         """How many jobs to claim of each lane and domain: what its server and the lane have room for."""
         wanted = []
-        room: dict[object, int] = {}
+        room: dict[object, int] = {name: lane.room for name, lane in self.lanes.items()}
         for entry in sorted(backlog, key=lambda entry: entry.due_in):
-            lane, channel = self.lanes[entry.lane], self._get_channel(entry)
-            free = min(room.setdefault(lane.name, lane.room), room.setdefault(channel, channel.room))
+            channel = self._get_channel(entry)
+            free = min(room[entry.lane], room.setdefault(channel, channel.room))
             if entry.due_in <= 0 < free:
                 wanted.append((entry.lane, entry.domain_id, free))
-                room[lane.name] -= free
+                room[entry.lane] -= free
                 room[channel] -= free
         return wanted
 
