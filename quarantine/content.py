@@ -12,7 +12,7 @@ LEVEL = 3  # 2.5 times smaller at 600 MB a second
 SMALLEST = 128  # octets below which compression gains nothing
 
 # Whoever is in one of these states may still want the octets. A released message is kept for its retention, so
-# that it can be looked at and released again; afterwards only the other states count (quarantine.retention).
+# that it can be looked at again; afterwards only the other states count (quarantine.retention).
 NEEDING = (
     State.QUARANTINED.value,
     State.RELEASING.value,
