@@ -10,6 +10,8 @@ from django.db import connection
 from django.test.utils import setup_databases, teardown_databases
 from django_tenants.utils import schema_context
 
+import portal.public_urls
+import portal.urls  # noqa: F401 - read now, without the demo's pages, whatever a test sets later
 from tests import cast
 from tests.running import Stack
 from tests.smtp_sink import Sink

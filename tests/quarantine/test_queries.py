@@ -103,7 +103,7 @@ def test_a_page_reads_its_partial_index(acme, email, index):
         keep(*EVERYBODY, *["bea@beta.test"] * 20)
     user = User.objects.get(email=email)
     with connection.cursor() as cursor:
-        cursor.execute("ANALYZE quarantine_recipient")
+        cursor.execute("ANALYZE quarantine_recipient, quarantine_message")
         cursor.execute("SET LOCAL enable_seqscan = off")  # thirty messages: a real table is longer
         cursor.execute("SET LOCAL enable_sort = off")
     rows = queries.held(queries.visible_to(user)).order_by(*queries.NEWEST_FIRST)[:51]
@@ -130,15 +130,6 @@ def test_searching_by_category_and_time(acme):
     assert [r.address for r in queries.search(rows, category="virus")] == ["bob@alpha.test"]
     assert [r.address for r in queries.search(rows, since=DAY + timedelta(seconds=1))] == ["carol@alpha.test"]
     assert [r.address for r in queries.search(rows, until=DAY + timedelta(hours=1))] == ["bob@alpha.test"]
-
-
-def test_held_since_takes_the_first_instant_and_not_the_last(acme):
-    bob = Mailbox.objects.get(address="bob@alpha.test")
-    for minutes in (-1, 0, 1, 2):
-        keep("bob@alpha.test", "carol@alpha.test", received_at=DAY + timedelta(minutes=minutes))
-    keep("bob@alpha.test", state="delivered", received_at=DAY)
-    rows = queries.held_since(bob, DAY, DAY + timedelta(minutes=2))
-    assert [row.received_at for row in rows] == [DAY + timedelta(minutes=1), DAY]
 
 
 def test_counts_stop_at_their_bound(acme):
