@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from datetime import timedelta
 
 from celery import shared_task
+from django.db import ProgrammingError
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
@@ -12,6 +15,8 @@ from portal.tenants.database import get_schema
 from portal.tenants.models import ServiceProvider
 from portal.tenants.tasks import tenant_task
 from reports import digests, links, queries
+
+logger = logging.getLogger(__name__)
 
 MAX_CHAINS = 4  # workers on one provider's daily reports, so that a big provider leaves some for the others
 LATER = 6  # Redis and Valkey: the daily ones wait for those that a person asked for (0 is first)
@@ -21,14 +26,26 @@ OVERDUE = timedelta(seconds=30)  # a report asked for whose task was lost
 @shared_task
 def dispatch_due_digests() -> None:
     """Every minute: find which providers have reports due, one indexed query each, and start as many chains."""
+    _in_each_provider(_dispatch)
+
+
+def _in_each_provider(act: Callable[[str], object]) -> None:
+    """A provider whose tables are not there (half made, half migrated) keeps no other's reports back."""
     for schema in ServiceProvider.objects.exclude(schema_name="public").values_list("schema_name", flat=True):
-        with schema_context(schema):
-            due = queries.list_due(timezone.now())[: MAX_CHAINS * digests.BATCH].count()
-            overdue = list(queries.list_requested(timezone.now() - OVERDUE).values_list("pk", flat=True)[:500])
-        for _ in range(-(-due // digests.BATCH)):
-            send_due_digests.apply_async((schema,), priority=LATER)
-        if overdue:
-            send_requested_digests.delay(schema, overdue)
+        try:
+            with schema_context(schema):
+                act(schema)
+        except ProgrammingError:
+            logger.exception("provider_skipped schema=%s", schema)
+
+
+def _dispatch(schema: str) -> None:
+    due = queries.list_due(timezone.now())[: MAX_CHAINS * digests.BATCH].count()
+    overdue = list(queries.list_requested(timezone.now() - OVERDUE).values_list("pk", flat=True)[:500])
+    for _ in range(-(-due // digests.BATCH)):
+        send_due_digests.apply_async((schema,), priority=LATER)
+    if overdue:
+        send_requested_digests.delay(schema, overdue)
 
 
 @tenant_task()
@@ -46,6 +63,4 @@ def send_requested_digests(ids: list[int]) -> None:
 @shared_task
 def expire_links() -> None:
     """Once an hour: remove the links and remembered browsers whose time is over."""
-    for schema in ServiceProvider.objects.exclude(schema_name="public").values_list("schema_name", flat=True):
-        with schema_context(schema):
-            links.expire_links()
+    _in_each_provider(lambda _: links.expire_links())

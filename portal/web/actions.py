@@ -72,7 +72,7 @@ def _rule_senders(request: HttpRequest, rows: QuerySet[Recipient], action: Sende
     """Rules for the mailboxes that got the messages, and for nobody else; the opposite ones give way."""
     user, found = get_user(request), rows.defer(None).filter(mailbox__isnull=False)
     newest = list(found.select_related("message").order_by("-pk")[: MAX_MESSAGES + 1])
-    wanted = {(row.mailbox_id, sender) for row in newest[:MAX_MESSAGES] if (sender := get_sender(row.message))}
+    wanted = {(row.mailbox_id or 0, sender) for row in newest[:MAX_MESSAGES] if (sender := get_sender(row.message))}
     if not wanted:
         return Outcome("warning", f"Nobody was {word}: those messages have no sender address.")
     SenderRule.objects.bulk_create(

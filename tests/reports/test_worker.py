@@ -19,6 +19,7 @@ from django_tenants.utils import schema_context
 from kombu.exceptions import OperationalError
 
 from portal.tenants.database import get_conninfo
+from portal.tenants.models import ServiceProvider
 from portal.tenants.people.models import Mailbox, User
 from quarantine.models import Message, MessageKind
 from quarantine.platform.models import DeliveryJob
@@ -139,6 +140,18 @@ def test_with_the_broker_away_the_rows_wait_for_the_dispatcher(monkeypatch):
         assert request_digest(Mailbox.objects.filter(address="bob@alpha.test"), by=None) == 1
     with schema_context("sp_acme"):
         assert Digest.objects.get().state == "due"
+
+
+def test_a_provider_without_its_tables_keeps_no_others_reports_back(monkeypatch):
+    chains = []
+    monkeypatch.setattr(tasks.send_due_digests, "apply_async", lambda args, **options: chains.append(args))
+    ServiceProvider.objects.bulk_create([ServiceProvider(slug="aaa", schema_name="sp_aaa", name="AAA half made")])
+    try:
+        tasks.dispatch_due_digests()
+        tasks.expire_links()
+    finally:
+        ServiceProvider.objects.filter(slug="aaa").delete()
+    assert sorted(chains) == [("sp_acme",), ("sp_globex",)]
 
 
 def test_pages_and_commands_enqueue_at_our_broker():
