@@ -30,6 +30,7 @@ from quarantine.store import Filing, Outcome, Store, Transaction, UnroutedRefusa
 log = logging.getLogger(__name__)
 
 EVIDENCE_SECONDS = 20.0  # for all evidence of a message together
+MANY_RECIPIENTS = 10  # from here on the event loop would feel it
 RELEASE_SECONDS = 10.0  # to read the live policy release
 MAX_RECEIVED_HEADERS = 100  # more is a loop (RFC 5321 6.3)
 MAX_HEADER_OCTETS = 1024 * 1024  # in which they are counted
@@ -170,13 +171,26 @@ class Intake:
             provider: Evidence(ptr=transaction.ptr, content=examined.content, classifier=opinion)
             for provider, opinion in examined.classifier.items()
         }
-        verdicts = judge_for_all(make_message(transaction, raw), evidence, release, recipients)
+        verdicts = await self._judge(make_message(transaction, raw), evidence, release, recipients)
         result = decide((verdict for _, verdict in verdicts), examined.hops)
         filings = _make_filings(
             transaction, verdicts, result, replies[result], evidence=evidence, examined=examined, size=len(raw)
         )
         await self._store.keep(*filings)
         return result
+
+    async def _judge(
+        self,
+        message: InboundMessage,
+        evidence: Mapping[str, Evidence],
+        release: ReleasePolicy,
+        recipients: list[Recipient],
+    ) -> list[tuple[Recipient, Verdict]]:
+        """Verdicts for all; in a thread where there are many recipients, each with rules of their own to go through."""
+        if len(recipients) < MANY_RECIPIENTS:
+            return judge_for_all(message, evidence, release, recipients)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, judge_for_all, message, evidence, release, recipients)
 
     async def _examine(self, raw: bytes, providers: set[str]) -> Examined:
         loop = asyncio.get_running_loop()

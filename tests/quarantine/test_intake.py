@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ from django_tenants.utils import schema_context
 
 from filtering.evidence import PtrEvidence, PtrStatus
 from filtering.learning.classifier import Classifier, get_model_path
+from filtering.pipeline import judge
 from filtering.verdict import Action, Category, Verdict
 from portal.tenants.database import make_pool
 from portal.tenants.directory import Directory
@@ -75,6 +77,20 @@ def test_the_postmaster_is_judged_apart_from_the_others(committed, order):
         ("bob@alpha.test", "quarantined", "refuse"),
         ("postmaster@alpha.test", "delivering", "deliver"),
     ]
+
+
+@pytest.mark.parametrize("number", [1, 10])
+def test_many_recipients_are_not_judged_on_the_event_loop(committed, monkeypatch, number):
+    threads = set()
+
+    def judge_and_note(*arguments):
+        threads.add(threading.current_thread() is threading.main_thread())
+        return judge(*arguments)
+
+    monkeypatch.setattr("quarantine.intake.judge", judge_and_note)
+    receive(*[f"bob+{tag}@alpha.test" for tag in range(number)])
+    assert threads == {number == 1}
+    assert len(list_rows()) == number
 
 
 def test_without_a_policy_release_nothing_is_taken(committed, monkeypatch):
