@@ -13,7 +13,7 @@ from django.db.models import Q, QuerySet
 from psycopg import sql
 
 from portal.tenants.models import ServiceProvider
-from portal.tenants.people.models import Mailbox, User
+from portal.tenants.people.models import User
 from quarantine.content import ContentGoneError, restore
 from quarantine.models import Content, Message, Recipient, State
 from quarantine.platform.models import UnroutedRefusal
@@ -57,12 +57,6 @@ def held(recipients: QuerySet[Recipient]) -> QuerySet[Recipient]:
 def refused_by_server(recipients: QuerySet[Recipient]) -> QuerySet[Recipient]:
     """Those that the customer's server refused for good, and that somebody must look at."""
     return recipients.filter(state=State.HELD)  # index recipient_refused_domain
-
-
-def held_since(mailbox: Mailbox, since: datetime, until: datetime) -> QuerySet[Recipient]:
-    """What is in quarantine for `mailbox` of the messages received from `since` until before `until`."""
-    rows = Recipient.objects.select_related("message").filter(mailbox=mailbox)  # index recipient_held_mailbox
-    return held(rows).filter(received_at__gte=since, received_at__lt=until).order_by(*NEWEST_FIRST)
 
 
 def search(
