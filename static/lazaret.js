@@ -60,7 +60,8 @@
   // Messages on their way: look again until the mail server has answered, unless somebody is choosing.
   setInterval(() => {
     const list = find("#list[data-watched]");
-    if (!list || document.hidden || boxes().some((box) => box.checked) || (dialog && dialog.open)) return;
+    const focused = document.activeElement; // who walks the list by keyboard keeps the place; htmx restores only what has an id
+    if (!list || (list.contains(focused) && !focused.id) || document.hidden || boxes().some((box) => box.checked) || (dialog && dialog.open)) return;
     window.htmx.ajax("GET", location.pathname + location.search, { target: "#list", swap: "outerHTML" });
   }, 2500);
 

@@ -137,3 +137,10 @@ def test_page_is_off_without_the_demo(maildirs, settings, acme, path):
     maildirs.deliver("bob@alpha.test", DIGEST)
     settings.DEMO = False
     assert acme.get(f"/demo/mail/{path}").status_code == 404
+
+
+def test_at_no_providers_hostname_a_cookie_of_another_program_harms_nothing(maildirs):
+    """Browsers send cookies to every port of a host, and `session` is a common name."""
+    client = Client(HTTP_HOST="127.0.0.1")
+    client.cookies["session"] = "a" * 32
+    assert client.get("/demo/mail/").status_code == 200

@@ -277,3 +277,11 @@ def test_what_steers_a_screen_is_made_visible():
         make_visible("a\x00b\x1b[2Jc\u202ed\x85e\tf\r\ng")
         == "a␀b␛[2Jc\N{REPLACEMENT CHARACTER}d\N{REPLACEMENT CHARACTER}e\tf\ng"
     )
+
+
+def test_a_report_of_ours_is_not_said_to_be_judged(acme):
+    message = keep("bob@alpha.test", state="delivered")
+    Message.objects.filter(pk=message.pk).update(kind="digest")
+    text = get_text(browse("bob").get(f"/m/{message.recipients.get().pk}/"))
+    assert "We made this mail ourselves" in text
+    assert "policy release 0" not in text
