@@ -17,7 +17,7 @@ ACCOUNT_FORMS = {
     "login": "portal.web.forms.accounts.SignInForm",
     "change_password": "portal.web.forms.accounts.PasswordForm",
 }
-# Counted in the cache, by provider. Failures wait by address and account together, so nobody locks out another.
+# Counted in the cache, by provider. A failure's key is client and account (AccountAdapter): nobody locks out another.
 ACCOUNT_RATE_LIMITS = {"login": "60/m/ip", "login_failed": "20/m/ip,5/5m/key", "change_password": "5/m/user"}
 
 # A cookie is for the one hostname that set it: no domain attribute.
