@@ -5,6 +5,7 @@ import sys
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line
+from django.db import OperationalError
 
 from portal.settings import choose
 
@@ -15,6 +16,8 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
         sys.exit(f"lazaret: {error}")
+    except OperationalError as error:
+        sys.exit(f"lazaret: PostgreSQL cannot be used ({error}); is `./run` running with this LAZARET_HOME?")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,14 @@ def test_a_wrong_value_is_answered_with_one_sentence_that_names_it(tmp_path, nam
     assert "cret" not in last
 
 
+def test_a_command_says_in_one_sentence_that_nothing_runs(tmp_path):
+    script = "import sys, manage; sys.argv[1:] = ['trace', '0123456789ABCDEFGHJK']; manage.main()"
+    done = run(script, tmp_path)
+    assert done.stderr.strip().splitlines()[-1].startswith("lazaret: PostgreSQL cannot be used ")
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize("path", [f"/d/{TOKEN}/", f"/D/{TOKEN.upper()}%29", f"/D/{TOKEN}.", f"/d//{TOKEN}"])
 def test_no_spelling_of_a_links_path_brings_its_token_into_a_log(path):
     assert TOKEN not in hide_tokens(f"request method=GET path={path} status=200").lower()
