@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 
@@ -21,8 +22,7 @@ def test_with_postgresql_stopped_the_gateway_answers_451_and_recovers(world: Wor
     try:
         during = world.send(make_mail("during"), to="kit@acme.test")
     finally:
-        for process in stopped:
-            process.send_signal(signal.SIGCONT)
+        signal_each(stopped, signal.SIGCONT)
 
     assert (during.code, during.text[:5]) == (451, "4.3.0")
     assert "(" not in during.text
@@ -38,7 +38,12 @@ def signal_all(server: int, number: signal.Signals) -> list[psutil.Process]:
     """Signal the server and every process it made."""
     postmaster = psutil.Process(server)
     postmaster.send_signal(number)  # first, so that it makes no more
-    processes = [postmaster, *postmaster.children(recursive=True)]
-    for process in processes[1:]:
-        process.send_signal(number)
-    return processes
+    children = postmaster.children(recursive=True)
+    signal_each(children, number)
+    return [postmaster, *children]
+
+
+def signal_each(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
