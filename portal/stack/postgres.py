@@ -28,6 +28,10 @@ SERVER_SETTINGS = {
     "shared_buffers": "256MB",
     "wal_compression": "on",
     "max_wal_size": "2GB",
+    # Statements are sent with their values in them (subjects, addresses, content): none of it may be logged.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",  # without DETAIL, which quotes rows and keys
+    "log_parameter_max_length_on_error": "0",
     "log_timezone": "UTC",
     "timezone": "UTC",
 }
