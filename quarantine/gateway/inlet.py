@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from quarantine.gateway.memory import Share
+
 PAUSE_OCTETS = 256 * 1024  # the client is not read while so much waits for us
 LARGE_OCTETS = 1024 * 1024  # from here on the event loop would feel it
 END = b"\r\n.\r\n"
@@ -17,7 +19,8 @@ class LineTooLongError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A message as received, dot-stuffing undone; `octets` is None where it went over the limit (`size` tells)."""
+    """A message as received, dot-stuffing undone; `octets` is None where it was too long (`size` tells) or found no
+    room."""
 
     octets: bytes | None
     size: int
@@ -89,8 +92,10 @@ class Inlet:
             raise LineTooLongError
         return line
 
-    async def read_data(self, *, limit: int, pace: Pace) -> Data:
-        """A message up to CRLF.CRLF: nothing else ends it. Beyond `limit` octets it is read and dropped."""
+    async def read_data(self, *, limit: int, pace: Pace, share: Share) -> Data:
+        """A message up to CRLF.CRLF: nothing else ends it. Beyond `limit` octets, or where its share of the memory
+        cannot grow, it is read and dropped.
+        """
         body = bytearray(b"\r\n")  # what ended the DATA command: a dot in the first line ends the message too
         dropped = 0
         began = self._loop.time()
@@ -100,16 +105,18 @@ class Inlet:
             self._buffer.clear()
             if (end := body.find(END, searched)) >= 0:
                 break
-            if dropped or len(body) > limit + len(END):
-                dropped += len(body) - len(END)
-                del body[: -len(END)]
+            if dropped or len(body) > limit + len(END) or not share.hold(len(body)):
+                share.empty()
+                excess = max(len(body) - len(END), 0)
+                dropped += excess
+                del body[:excess]
             self._resume()
             slowest = began + pace.grace + (dropped + len(body)) / pace.rate
             await self._wait(min(pace.silence, slowest - self._loop.time()))
         self._buffer += body[end + len(END) :]
         self._resume()
         size = dropped + end
-        if dropped or size > limit:
+        if dropped or size > limit or not share.hold(size):
             return Data(None, size)
         del body[end + 2 :]
         octets = unstuff(body) if size < LARGE_OCTETS else await asyncio.to_thread(unstuff, body)

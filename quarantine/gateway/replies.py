@@ -78,6 +78,7 @@ TOO_MANY_MESSAGES = Reply(421, "4.7.0", "Many messages in one connection, please
 # 4xx: try again later
 TEMPORARY = Reply(451, "4.3.0", "Temporary failure, please try again later")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients in one message, send the others in another")
+NO_ROOM = Reply(452, "4.3.1", "Too much mail at the moment, try again later")
 TLS_UNAVAILABLE = Reply(454, "4.7.0", "TLS is not available at the moment")
 
 # 5xx: commands

@@ -13,6 +13,7 @@ from filtering.evidence import PtrEvidence
 from portal.tenants.directory import Directory
 from quarantine.gateway import replies
 from quarantine.gateway.limits import Limits
+from quarantine.gateway.memory import Memory
 from quarantine.gateway.replies import Reply
 from quarantine.intake import Intake
 
@@ -37,7 +38,11 @@ class Services:
     is_ready: bool = False
     is_stopping: bool = False
     sessions: set[Stoppable] = field(default_factory=set)
+    memory: Memory = field(init=False)
     _clients: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.memory = Memory(limit=self.limits.octets_in_hand, client_limit=self.limits.client_octets)
 
     def is_trusted(self, ip: str) -> bool:
         if not self.trusted_networks or not ip:

@@ -170,7 +170,9 @@ class Session(Connection):
         size = given.get("SIZE", "0") or ""
         if not size.isdigit():
             return replies.BAD_SIZE
-        return replies.TOO_BIG if len(size) > 20 or int(size) > self._limits.message_octets else None
+        if len(size) > 20 or int(size) > self._limits.message_octets:
+            return replies.TOO_BIG
+        return None if self._services.memory.has_room(self._ip, int(size)) else replies.NO_ROOM
 
     async def smtp_RCPT(self, argument: bytes) -> Reply:  # noqa: N802
         if self._mail is None:
@@ -250,17 +252,20 @@ class Session(Connection):
                 return replies.TEMPORARY
             return replies.NO_VALID_RECIPIENTS if self._mail.refused else replies.SEND_RCPT_FIRST
         self._send(replies.GO_AHEAD)
-        data = await self._inlet.read_data(limit=self._limits.message_octets, pace=self._limits.pace)
-        try:
-            return await self._receive(self._mail, data)
-        finally:
-            self._messages += 1
-            self._mail = None
+        with self._services.memory.share(self._ip) as share:
+            data = await self._inlet.read_data(limit=self._limits.message_octets, pace=self._limits.pace, share=share)
+            try:
+                return await self._receive(self._mail, data)
+            finally:
+                self._messages += 1
+                self._mail = None
 
     async def _receive(self, mail: Mail, data: Data) -> Reply:
         intake, transaction = self._services.intake, await self._describe(mail)
         recipients = list(mail.recipients.values())
-        if data.octets is None:
+        if data.octets is None and data.size <= self._limits.message_octets:
+            reply = replies.NO_ROOM
+        elif data.octets is None:
             reply = replies.TOO_BIG
             await intake.record_refused_message(
                 transaction, recipients, size=data.size, reply=str(reply), reason="larger than this server accepts"

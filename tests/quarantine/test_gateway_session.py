@@ -15,6 +15,7 @@ from quarantine.gateway.limits import Limits
 from quarantine.models import Message
 from tests.quarantine.gateways import run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN, list_rows
+from tests.running_courier import wait_until
 from tests.smtp_sink import CERTIFICATE
 
 pytestmark = pytest.mark.usefixtures("committed")
@@ -388,6 +389,45 @@ def test_connections_of_one_client_are_limited():
         assert clients[0].ask("QUIT") == "221 2.0.0 Bye"
         assert clients[0].is_closed()
         assert gateway.connect().ask("NOOP") == OK
+
+
+NO_ROOM = "452 4.3.1 Too much mail at the moment, try again later"
+
+
+def test_messages_in_hand_are_bounded_over_all_sessions():
+    limits = Limits(octets_in_hand=100_000, client_octets=60_000)
+    line = b"x" * 998 + b"\r\n"
+    with run_gateway(limits=limits) as gateway:
+        clients = [gateway.open(ip) for ip in ("192.168.0.1", "192.168.0.1", "192.168.0.2", "192.168.0.3")]
+        for client in clients[:3]:
+            assert client.talk(MAIL, RCPT, "DATA")[2] == GO_AHEAD
+        clients[0].send(line * 55)
+        clients[2].send(line * 40)
+        wait_until(lambda: gateway.services.memory.taken > 94_000)
+        clients[1].send(line * 10 + b".\r\n")
+        assert clients[1].read_reply() == NO_ROOM  # it is one client's share that is full
+        assert clients[3].ask(MAIL + " SIZE=10000") == NO_ROOM
+        clients[2].send(line * 10 + b".\r\n")
+        assert clients[2].read_reply() == NO_ROOM  # it is everybody's
+        assert clients[3].mail(data=CLEAN).startswith("250 ")
+        clients[0].send(b".\r\n")
+        assert clients[0].read_reply().startswith("250 ")
+        assert clients[1].mail(data=CLEAN).startswith("250 ")
+        wait_until(lambda: gateway.services.memory.taken == 0)
+        assert not gateway.services.memory._clients
+
+
+def test_a_message_that_is_alone_finds_room_and_leaves_none_behind_when_its_client_goes():
+    with run_gateway(limits=Limits(octets_in_hand=100, client_octets=50)) as gateway:
+        client = gateway.open()
+        assert client.mail(data=CLEAN + b"x" * 500 + b"\r\n").startswith("250 ")
+        client.talk(MAIL, RCPT, "DATA")
+        client.send(b"x" * 5000)
+        wait_until(lambda: gateway.services.memory.taken >= 5000)
+        assert gateway.open().ask(MAIL) == NO_ROOM
+        client.close()
+        wait_until(lambda: gateway.services.memory.taken == 0)
+        assert gateway.open().ask(MAIL) == SENDER_OK
 
 
 def test_silence_ends_with_a_reply():
