@@ -285,3 +285,17 @@ def test_a_report_of_ours_is_not_said_to_be_judged(acme):
     text = get_text(browse("bob").get(f"/m/{message.recipients.get().pk}/"))
     assert "We made this mail ourselves" in text
     assert "policy release 0" not in text
+
+
+@pytest.mark.parametrize(("who", "sees"), [("bob", True), ("dora", False), ("alice", False)])
+def test_a_report_of_ours_is_read_by_the_owner_of_its_mailbox_only(acme, who, sees):
+    pk = keep_letter(state="delivering")
+    Message.objects.update(kind="digest")
+    client = browse(who)
+    pages = [client.get(f"/m/{pk}/{look}") for look in ("", "?look=headers", "?look=html", "html/", "raw/")]
+    assert [page.status_code for page in pages] == [200, 200, 200, *([200, 200] if sees else [404, 404])]
+    text = get_text(pages[0])
+    assert ("Dear &lt;Bob&gt;" in text) == sees
+    assert ("X-Odd" in get_text(pages[1])) == sees
+    assert ("only the mailbox's owner can look inside" in text) != sees
+    assert (f"/m/{pk}/raw/" in text) == sees

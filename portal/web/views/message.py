@@ -13,9 +13,17 @@ from django.views.decorators.clickjacking import xframe_options_sameorigin
 from portal.tenants.people.models import SenderRule, User
 from portal.web.actions import get_sender, may_act, may_release, set_rule
 from portal.web.pages import render_page
-from portal.web.permissions import get_user, list_domains, list_mailboxes, looks_after, of_row, visible_to
+from portal.web.permissions import (
+    get_user,
+    list_domains,
+    list_mailboxes,
+    list_own_mailboxes,
+    looks_after,
+    of_row,
+    visible_to,
+)
 from portal.web.preview import find_html, find_raw, make_preview
-from quarantine.models import Category, Event, Recipient
+from quarantine.models import Category, Event, MessageKind, Recipient
 
 FRAME_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'"
 FILE_POLICY = "sandbox; default-src 'none'"
@@ -36,7 +44,9 @@ PTR = {
 def message(request: HttpRequest, row: Recipient) -> HttpResponse:
     user = get_user(request)
     look = request.GET.get("look", "text")
-    context = get_facts(user, row) | {"look": look if look in LOOKS else "text", "preview": make_preview(row.message)}
+    context = get_facts(user, row) | {"look": look if look in LOOKS else "text", "may_look": may_look(user, row)}
+    if context["may_look"]:
+        context["preview"] = make_preview(row.message)
     return render_page(request, "web/message.html", context, page="quarantine")
 
 
@@ -69,8 +79,17 @@ def list_scopes(user: User, row: Recipient) -> list[tuple[str, str]]:
     return [*scopes, ("all", "all domains")] if user.is_provider_admin else scopes
 
 
+def may_look(user: User, row: Recipient) -> bool:
+    """The links and codes of a report of ours are a key to its mailbox: nobody but the owner sees inside."""
+    if row.message.kind == MessageKind.MAIL:
+        return True
+    return list_own_mailboxes(user).filter(pk=row.mailbox_id).exists()
+
+
 def may_download(user: User, row: Recipient) -> bool:
     """A virus is handed only to admins of the domain that it came to."""
+    if not may_look(user, row):
+        return False
     return row.category != Category.VIRUS or looks_after(user, row.domain_id)
 
 
@@ -93,6 +112,8 @@ def rule_sender(request: HttpRequest, row: Recipient) -> HttpResponse:
 @xframe_options_sameorigin
 def html(request: HttpRequest, row: Recipient) -> HttpResponse:
     """The message's HTML, for the sandboxed frame of its page."""
+    if not may_look(get_user(request), row):
+        raise Http404
     response = render(request, "web/message_html.html", {"html": find_html(row.message)})
     response["Content-Security-Policy"] = FRAME_POLICY
     response["Cache-Control"] = "no-store"
