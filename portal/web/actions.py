@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
@@ -14,6 +15,11 @@ from quarantine.models import Category, Message, Recipient
 from quarantine.release import DELETABLE, RELEASABLE, delete, release
 
 MAX_MESSAGES = 1000  # whose senders get rules in one action
+BATCH = 5000  # rows a transaction: "all that match" may be a million, which must not be locked all at once
+
+
+class Change(Protocol):
+    def __call__(self, recipients: QuerySet[Recipient], *, by: str) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ def release_rows(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
         barred = Q(category=Category.VIRUS) & ~Q(domain_id__in=list(list_domains(user).values_list("pk", flat=True)))
         viruses = rows.filter(barred, state__in=RELEASABLE).count()
         rows = rows.exclude(barred)
-    done = release(rows, by=user.email)
+    done = _in_batches(release, rows, by=user.email)
     left = f" {viruses} with a virus stayed here: only an admin can release {_them(viruses)}." if viruses else ""
     if not done:
         return Outcome("warning", left.strip() or "Nothing was released: those messages are not held any more.")
@@ -50,10 +56,19 @@ def release_rows(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
 
 
 def delete_rows(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
-    done = delete(rows, by=get_user(request).email)
+    done = _in_batches(delete, rows, by=get_user(request).email)
     if not done:
         return Outcome("warning", "Nothing was deleted: those messages are not held any more.")
     return Outcome("success", f"{done:,} message{pluralize(done)} deleted.")
+
+
+def _in_batches(change: Change, rows: QuerySet[Recipient], *, by: str) -> int:
+    """Change the rows in the order of their ids. Cut off halfway, what was done stays done; again does the rest."""
+    done = last = 0
+    while ids := list(rows.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:BATCH]):
+        done += change(Recipient.objects.filter(pk__in=ids), by=by)
+        last = ids[-1]
+    return done
 
 
 def count_deletable(rows: QuerySet[Recipient], limit: int = 1000) -> int:

@@ -152,6 +152,16 @@ def test_all_that_match_acts_on_what_was_shown(acme):
     assert late.state == State.QUARANTINED
 
 
+@pytest.mark.parametrize(("action", "state"), [("release", State.RELEASING), ("delete", State.DELETED)])
+def test_many_rows_are_changed_in_short_transactions(acme, monkeypatch, action, state):
+    monkeypatch.setattr("portal.web.actions.BATCH", 2)
+    hold(5)
+    with CaptureQueriesContext(connection) as queries:
+        browse("bob").post("/act/", {"matching": "1", "action": action, "confirmed": "1"})
+    assert list_states() == [state] * 5
+    assert sum("UPDATE quarantine_recipient" in query["sql"] for query in queries) == 3
+
+
 def test_the_page_box_chooses_the_page_without_a_script(acme):
     ids = hold(3)
     browse("bob").post("/act/", {"page": ",".join(map(str, ids[:2])) + ",", "action": "release"})
