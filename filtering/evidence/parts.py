@@ -24,6 +24,8 @@ MAX_PART_BYTES = 2_097_152  # decoded, of one part
 MAX_TOTAL_BYTES = 8_388_608  # decoded, of all parts
 MAX_BOUNDARY_BYTES = 2048
 MAX_LOOKALIKES = 2000  # lines that begin like a delimiter and are none
+MAX_SOUGHT = 8  # times the octets of the message are gone over in search of delimiters
+LEAST_SOUGHT_BYTES = 16_777_216
 LF = 10
 MAX_FILENAME_CHARACTERS = 255
 
@@ -87,10 +89,12 @@ class _Sought:
     at: int = -1
     is_found: bool = False
 
-    def seek(self, raw: bytes, boundary: bytes, start: int, end: int) -> None:
+    def seek(self, raw: bytes, boundary: bytes, start: int, end: int) -> int:
+        """Seek it in these octets; returns how many were gone over."""
         needle = b"\n--" + boundary
         at = raw.find(needle, start, end + len(needle))
         self.at, self.is_found = (at, True) if at >= 0 else (end, False)
+        return max(self.at - start, 0)
 
 
 class _Walker:
@@ -104,6 +108,7 @@ class _Walker:
         self.blank_from, self.blank = -1, (-1, -1)  # the empty line found last, and from where it was sought
         self.leaf: Fields | None = None
         self.leaf_start = 0
+        self.may_seek = max(MAX_SOUGHT * len(raw), LEAST_SOUGHT_BYTES)
 
     def run(self, start: int) -> None:
         position = self._enter(start, is_top=True)
@@ -214,13 +219,16 @@ class _Walker:
         """Where the first delimiter of any open boundary begins; of boundaries that begin alike the longest is meant.
 
         How far each was sought is remembered, and an inner one is sought no further than the outer's next: all the
-        octets are gone over once a level.
+        octets are gone over once a boundary, until that is too much.
         """
         best = (len(self.raw), 0, 0, b"")
         for level, boundaries in enumerate(self.open):
             for boundary, known in boundaries.items():
                 if known.at < position or (not known.is_found and known.at < best[0]):
-                    known.seek(self.raw, boundary, max(position, known.at), best[0])
+                    if self.may_seek <= 0:
+                        self.found.note("too many boundaries in so long a message")
+                        return -1, 0, b""
+                    self.may_seek -= known.seek(self.raw, boundary, max(position, known.at), best[0])
                 if known.is_found and known.at <= best[0]:
                     best = min(best, (known.at, -len(boundary), level, boundary))
         return (best[0], best[2], best[3]) if best[3] else (-1, 0, b"")

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from filtering.evidence import ContentEvidence
+from filtering.evidence import ContentEvidence, parts
 from filtering.evidence import content as reading
 from filtering.evidence.content import EICAR, GTUBE, read_content
 from filtering.evidence.headers import decode_header, find_address
-from filtering.evidence.parts import MAX_LOOKALIKES, MAX_PARTS, MAX_TOTAL_BYTES, list_parts, walk
+from filtering.evidence.parts import MAX_LOOKALIKES, MAX_PARTS, MAX_SOUGHT, MAX_TOTAL_BYTES, list_parts, walk
 from tests.corpus import unpack
 
 HEAD = b"From: Ann <ann@sender.test>\r\nSubject: hello\r\n"
@@ -240,6 +240,34 @@ def test_work_is_bounded_whatever_the_message(name: str, step: str, monkeypatch:
     read_content(HOSTILE[name])
 
     assert 0 < len(steps) <= 2 * MAX_PARTS + MAX_LOOKALIKES
+
+
+def test_octets_are_gone_over_so_often_however_many_boundaries_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    seek, sought = parts._Sought.seek, []
+
+    def counted(self: parts._Sought, *args: object) -> int:
+        sought.append(seek(self, *args))
+        return sought[-1]
+
+    monkeypatch.setattr(parts._Sought, "seek", counted)
+    opened = b"".join(
+        b"".join(b"Content-Type: multipart/mixed; boundary=n%d-%d\r\n" % (n, m) for m in range(8))
+        + b"\r\n--n%d-0\r\n" % n
+        for n in range(45)
+    )
+    raw = HEAD + opened + b"\r\n" + b"x" * 8_000_000
+    found = walk(raw)
+
+    assert "too many boundaries in so long a message" in found.problems
+    assert sum(sought) <= (MAX_SOUGHT + 1) * len(raw)
+
+
+def test_a_long_message_with_some_nested_multiparts_is_read_to_its_end() -> None:
+    opened = b"".join(b"Content-Type: multipart/mixed; boundary=n%d\r\n\r\n--n%d\r\n" % (n, n) for n in range(5))
+    body = b"\r\n" + b"x" * 9_000_000
+    found = walk(HEAD + opened + body + b"".join(b"\r\n--n%d\r\n\r\nlast" % n for n in reversed(range(5))))
+
+    assert [one.data for one in found.parts[1:]] == [b"last"] * 5
 
 
 def assert_is_safe(found: ContentEvidence) -> None:
