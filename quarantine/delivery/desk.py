@@ -22,6 +22,9 @@ RENEW_SECONDS = 15
 SURE_SECONDS = rows.LEASE_SECONDS - 10  # after so long without renewal our claims may be somebody else's soon
 GROUP = 200  # outcomes a transaction
 RETRY_SECONDS = 1
+REFUSED_RETRY_SECONDS = 60  # for what the database refuses; somebody may mend it
+# Away, a deadlock, or (in a failover) a server that is a standby yet or already: every outcome waits.
+AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +119,20 @@ class Desk:
             try:
                 self._file(group, await rows.record(self.pool, group, instance=self.instance))
                 return
-            except psycopg.OperationalError as error:  # away, or a deadlock: again
+            except AWAY as error:
                 log.warning("outcomes_wait count=%d error=%s", len(group), type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
             except psycopg.Error:
                 if len(group) == 1:
                     log.exception("outcome_not_recorded provider=%s job=%d", group[0].schema, group[0].job_id)
-                    return self._keep_unrecorded(group[0])
+                    return self._record_later(group[0])
                 for outcome in group:
                     await self.record([outcome])
                 return
 
-    def _keep_unrecorded(self, outcome: Outcome) -> None:
-        """The database does not want it. What was taken stays in hand and in the journal: better than a double."""
-        if outcome.result is not Result.TAKEN:
-            self.held.pop(outcome.job_id, None)
+    def _record_later(self, outcome: Outcome) -> None:
+        """The database does not want it yet. It stays in hand (what was taken, in the journal too): none is doubled."""
+        asyncio.get_running_loop().call_later(REFUSED_RETRY_SECONDS, self.settle, outcome)
 
     def _file(self, group: list[Outcome], done: list[tuple[Outcome, str]]) -> None:
         self.journal.forget([outcome.job_id for outcome in group])

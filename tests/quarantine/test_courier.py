@@ -17,7 +17,7 @@ from portal.tenants.database import get_conninfo
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox
 from quarantine import queries, release
-from quarantine.delivery import outcome, server
+from quarantine.delivery import desk, outcome, server
 from quarantine.delivery.smtp import Patience
 from quarantine.delivery.submit import submit
 from quarantine.models import Content, Event, Message, MessageKind, Recipient, State
@@ -536,6 +536,49 @@ def test_a_database_that_goes_away_loses_and_doubles_nothing(sink, acme_committe
         wait_until(lambda: not DeliveryJob.objects.exists(), 60)
     assert len({message.raw for message in sink.messages}) == len(sink.messages) == 150
     assert Recipient.objects.filter(state=State.DELIVERED).count() == 150
+
+
+@contextmanager
+def refusing(table: str, condition: str, sqlstate: str):
+    """A database that refuses to change such rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING"
+            f" ERRCODE = '{sqlstate}', MESSAGE = 'no', DETAIL = 'Row contains (' || row_to_json(OLD) || ').'; END $$;"
+            f" CREATE TRIGGER refuse BEFORE UPDATE ON {table} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse()"
+        )
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION refuse CASCADE")
+
+
+def test_outcomes_wait_while_the_database_is_read_only(sink, acme_committed, tmp_path, caplog):
+    with running_courier(tmp_path), refusing("quarantine_recipient", "true", "25006"):
+        for address in (BOB, CAROL):
+            send_off(address)
+        sink.wait(2)
+        wait_until(lambda: "outcomes_wait" in caplog.text)
+        connection.cursor().execute("DROP TRIGGER refuse ON quarantine_recipient")
+        assert wait_for_state(State.DELIVERED).attempts == 1
+        wait_for_state(State.DELIVERED, CAROL)
+    assert len(sink.messages) == 2
+
+
+def test_an_outcome_that_is_refused_keeps_nobody_and_is_tried_again(sink, acme_committed, tmp_path, monkeypatch):
+    monkeypatch.setattr(desk, "REFUSED_RETRY_SECONDS", 0.3)
+    sink.on("RCPT", lambda line: "550 5.1.1 who?" if "bea" in line else None)
+    with running_courier(tmp_path), refusing("quarantine_recipient", f"old.address <> '{CAROL}'", "23514"):
+        for address in (BOB, BEA, CAROL):
+            send_off(address)
+        wait_for_state(State.DELIVERED, CAROL)
+        assert {get_row(BOB).state, get_row(BEA).state} == {State.DELIVERING}
+        connection.cursor().execute("DROP TRIGGER refuse ON quarantine_recipient")
+        wait_for_state(State.DELIVERED)
+        wait_for_state(State.HELD, BEA)
+    assert len(sink.messages) == 2
+    assert not DeliveryJob.objects.exists()
 
 
 @contextmanager
