@@ -7,10 +7,13 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
+from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox, MailboxAlias
 from quarantine.models import Content, Event, Recipient, State
 from quarantine.platform.models import DeliveryJob, UnroutedRefusal
 from tests.kept_mail import keep
+from tests.running_courier import running_courier
+from tests.smtp_sink import Sink
 
 
 def call(capsys, *arguments: str) -> str:
@@ -63,7 +66,7 @@ def test_trace_finds_what_belonged_to_no_provider(capsys, db):
 
 
 def test_trace_says_what_there_is_not(db):
-    with pytest.raises(CommandError, match="There is no trace 'N0TH1NG'"):
+    with pytest.raises(CommandError, match="There is no trace 'nothing'"):
         call_command("trace", "nothing")
 
 
@@ -96,14 +99,26 @@ def test_quarantine_says_what_is_wrong(db, arguments, sentence):
         call_command("quarantine", *arguments)
 
 
-def test_release_sends_it_on(capsys, message):
-    told = call_json(capsys, "release", message.trace_id, "Bob@alpha.test")
+def test_release_without_waiting_says_that_it_is_on_its_way(capsys, message):
+    told = call_json(capsys, "release", message.trace_id, "Bob@alpha.test", "--wait", "0")
     assert told == {
-        "trace_id": message.trace_id, "recipient": "Bob@alpha.test", "released": 1, "state": "releasing"
+        "trace_id": message.trace_id, "recipient": "Bob@alpha.test", "state": "releasing", "reply": "",
+        "released": False,
     }  # fmt: skip
     with schema_context("sp_acme"):
         assert Recipient.objects.get().changed_by == "operator"
     assert DeliveryJob.objects.count() == 1
+
+
+def test_release_tells_what_the_recipients_server_answered(capsys, committed, tmp_path):
+    with Sink() as sink, running_courier(tmp_path):
+        MailDomain.objects.filter(name="alpha.test").update(server_port=sink.port)
+        with schema_context("sp_acme"):
+            taken, refused = keep("bob@alpha.test"), keep("bob@alpha.test")
+        assert "is released to bob@alpha.test: 250 " in call(capsys, "release", taken.trace_id, "bob@alpha.test")
+        sink.on("RCPT", "550 5.1.1 nobody here")
+        with pytest.raises(CommandError, match=r"mail server refused .*: 550 5\.1\.1 nobody here"):
+            call_command("release", refused.trace_id, "bob@alpha.test")
 
 
 def test_release_says_why_not(message):

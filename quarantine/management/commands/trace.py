@@ -24,7 +24,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         told = collect(options["trace_id"])
         if not told["messages"] and not told["unrouted"]:
-            raise CommandError(f"There is no trace {told['trace_id']!r}.")
+            raise CommandError(f"There is no trace {options['trace_id']!r}.")
         if options["json"]:
             self.stdout.write(json.dumps(told))
             return
