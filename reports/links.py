@@ -15,7 +15,7 @@ from datetime import timedelta
 from enum import Enum
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
@@ -106,6 +106,13 @@ def find_browser(secret: str, *, mailbox: Mailbox | None = None) -> RememberedBr
     """The browser that was given that secret, for that mailbox (None: for any), while it holds."""
     found = RememberedBrowser.objects.filter(secret_hash=_hash_token(secret), expires_at__gt=timezone.now())
     return (found.filter(mailbox=mailbox) if mailbox else found).first()
+
+
+def list_browsers(mailboxes: QuerySet[Mailbox]) -> QuerySet[RememberedBrowser]:
+    """The browsers that are remembered for any of the mailboxes. They go by themselves when a mailbox gets another
+    owner, or its owner another password or no access any more (a trigger of the database).
+    """
+    return RememberedBrowser.objects.filter(mailbox__in=mailboxes, expires_at__gt=timezone.now())
 
 
 def expire_links() -> int:

@@ -22,6 +22,7 @@ app_pages: list[URLPattern] = [
     path("trace/", trace.trace, name="trace"),
     path("settings/", settings.settings, name="settings"),
     path("account/", mailboxes.account, name="account"),
+    path("account/forget-browsers/", mailboxes.forget_browsers, name="forget_browsers"),
 ]
 account_pages: list[URLPattern] = [
     path("sign-in/", accounts.login, name="sign_in"),

@@ -153,6 +153,48 @@ def test_a_browser_remembered_for_one_mailbox_is_unknown_to_another(link, item, 
     assert get_state(carols) == State.QUARANTINED
 
 
+def change_password() -> None:
+    new = "another horse 42 battery"
+    data = {"oldpassword": PASSWORD, "password1": new, "password2": new}
+    assert open_browser(email="bob@alpha.test").post("/account/password/", data).status_code == 302
+
+
+def give_mailbox_away() -> None:
+    Mailbox.objects.filter(address="bob@alpha.test").update(owner=User.objects.get(email="carol@alpha.test"))
+
+
+def close_account() -> None:
+    User.objects.filter(email="bob@alpha.test").update(is_active=False)
+
+
+def press_the_button() -> None:
+    browser = open_browser(email="bob@alpha.test")
+    assert "1 browser showed a code" in browser.get("/account/").content.decode()
+    browser.post("/account/forget-browsers/")
+    assert "No browser may release" in browser.get("/account/").content.decode()
+
+
+@pytest.mark.parametrize("revoke", [change_password, give_mailbox_away, close_account, press_the_button])
+def test_a_browser_is_forgotten_when_the_owner_says_so_or_is_another(link, item, code, revoke):
+    others = links.remember_browser(get_mailbox("carol@alpha.test"))
+    browser = open_browser()
+    browser.post(link, {"code": code})
+    Recipient.objects.update(state=State.QUARANTINED)
+    assert 'name="code"' not in browser.get(link).content.decode()
+    revoke()
+    assert 'name="code"' in browser.get(link).content.decode()
+    browser.post(link)
+    assert get_state(item) == State.QUARANTINED
+    assert links.find_browser(others)
+
+
+def test_signing_in_forgets_no_browser(link, item):
+    kept = links.remember_browser(item.mailbox)
+    open_browser().post("/sign-in/", {"login": "bob@alpha.test", "password": PASSWORD})
+    User.objects.get(email="bob@alpha.test").save()
+    assert links.find_browser(kept)
+
+
 def test_a_browser_is_forgotten_in_time(link, item, code):
     browser = open_browser()
     browser.post(link, {"code": code})

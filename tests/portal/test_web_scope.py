@@ -17,7 +17,7 @@ VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
 ELSEWHERE = {"digest_link", "healthz"}  # tested beside their own code
 OPEN = {"brand_logo", "brand_theme", "help_reverse_dns", "sign_in", "account_login", "account_inactive"}
 ALLAUTH = {"sign_out", "account_logout", "change_password", "account_change_password"}
-FOR_ALL = {"quarantine", "act", "rules", "report", "account", "send_report"}
+FOR_ALL = {"quarantine", "act", "rules", "report", "account", "send_report", "forget_browsers"}
 FOR_ADMINS = {"mailboxes", "domains", "trace"}
 FOR_PROVIDER = {"settings"}
 OF_MESSAGE = {"message", "message_html", "message_raw", "rule_sender"}
@@ -55,6 +55,7 @@ PATHS = {
     "rules": "/senders/",
     "account": "/account/",
     "send_report": "/report/",
+    "forget_browsers": "/account/forget-browsers/",
     "mailboxes": "/mailboxes/",
     "domains": "/domains/",
     "trace": "/trace/",

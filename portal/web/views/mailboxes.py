@@ -26,6 +26,7 @@ from portal.web.permissions import (
 from portal.web.selection import read_id
 from quarantine.models import Recipient
 from quarantine.queries import held
+from reports.links import list_browsers
 from reports.schedule import request_digest, reschedule
 
 PAGE_SIZE = 50
@@ -73,11 +74,21 @@ def count_held(rows: QuerySet[Mailbox]) -> QuerySet[Mailbox]:
 @signed_in
 @require_safe
 def account(request: HttpRequest) -> HttpResponse:
-    """The user's own mailboxes and password."""
+    """The user's own mailboxes, password and remembered browsers."""
     rows = count_held(list_own_mailboxes(get_user(request))).order_by("address")[:PAGE_SIZE]
     domains = get_provider(request).mail_domains.in_bulk()
     context = {"rows": [(row, domains.get(row.domain_id)) for row in rows], "counted": COUNTED}
+    context["browsers"] = list_browsers(list_own_mailboxes(get_user(request))).count()
     return render_page(request, "web/account.html", context, page="account")
+
+
+@signed_in
+@require_POST
+def forget_browsers(request: HttpRequest) -> HttpResponse:
+    """Every browser that once showed a code of the user's reports has to show one again."""
+    list_browsers(list_own_mailboxes(get_user(request))).delete()
+    messages.success(request, "All browsers are forgotten. Each is asked for a code the next time.")
+    return redirect("account")
 
 
 @of_row(list_mailboxes, "GET", "POST")

@@ -83,7 +83,7 @@ def may_look(user: User, row: Recipient) -> bool:
     """The links and codes of a report of ours are a key to its mailbox: nobody but the owner sees inside."""
     if row.message.kind == MessageKind.MAIL:
         return True
-    return list_own_mailboxes(user).filter(pk=row.mailbox_id).exists()
+    return row.mailbox_id is not None and list_own_mailboxes(user).filter(pk=row.mailbox_id).exists()
 
 
 def may_download(user: User, row: Recipient) -> bool:
