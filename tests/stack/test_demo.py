@@ -320,3 +320,11 @@ def test_logos_are_png_and_differ():
     logos = [draw_logo(provider.slug, provider.colour) for provider in PROVIDERS]
     assert logos[0] != logos[1]
     assert {find_logo_type(logo) for logo in logos} == {"image/png"}
+
+
+def test_mail_server_takes_mail_of_a_domain_that_was_added_later(tmp_path):
+    maildirs = Maildirs(tmp_path, None)
+    [answer] = asyncio.run(send_to_sink(maildirs, [Letter("x", b"x\r\n", "", ("sales@new-customer.example",))]))
+    assert answer.reply.code == 250
+    assert maildirs.list_addresses() == ["sales@new-customer.example"]
+    assert not any(map(maildirs.accepts, ("a@..", "a@/etc", "../a@b.example", "a@b", "a@.b.example")))

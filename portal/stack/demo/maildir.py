@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 LOCAL_PART = re.compile(r"[a-z0-9_+-][a-z0-9._+=-]{0,63}")
+DOMAIN = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63}){1,10}")
 FILE_NAME = re.compile(r"[0-9]{10,20}\.[0-9A-Za-z_]{1,40}\.[a-z]{1,10}")
 MAX_READ_BYTES = 8 * 1024 * 1024
 numbers = itertools.count()
@@ -26,15 +27,16 @@ class Arrival:
 
 
 class Maildirs:
-    """Maildirs named by their address. Only addresses of `domains` exist; no other name becomes a path."""
+    """Maildirs named by their address, of `domains` or of any (None). Nothing but a plain address becomes a path."""
 
-    def __init__(self, root: Path, domains: Iterable[str]) -> None:
+    def __init__(self, root: Path, domains: Iterable[str] | None) -> None:
         self.root = root
-        self.domains = frozenset(domains)
+        self.domains = None if domains is None else frozenset(domains)
 
     def accepts(self, address: str) -> bool:
         local, _, domain = address.lower().rpartition("@")
-        return domain in self.domains and LOCAL_PART.fullmatch(local) is not None
+        known = DOMAIN.fullmatch(domain) is not None if self.domains is None else domain in self.domains
+        return known and LOCAL_PART.fullmatch(local) is not None
 
     def deliver(self, address: str, raw: bytes) -> Path:
         """Write the octets as they are; a reader sees the whole file or none."""

@@ -1,4 +1,4 @@
-"""The customers' mail server of the demo: takes mail for the demo's domains and writes it down as it came."""
+"""The customers' mail server of the demo: takes mail for any domain and writes it down as it came."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sink:
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         if not self.maildirs.accepts(address):
-            return "550 5.1.1 Not a mailbox of the demo"
+            return "550 5.1.1 The demo's mail server takes plain addresses only"
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 Recipient OK"
 

@@ -26,7 +26,8 @@ def get_folder() -> Path:
     return Path(settings.HOME) / "demo"
 
 
-def get_maildirs(domains: tuple[str, ...] = DOMAINS) -> Maildirs:
+def get_maildirs(domains: tuple[str, ...] | None = None) -> Maildirs:
+    """What arrived for these domains; for any, also one that somebody adds in the demo."""
     return Maildirs(get_folder() / "mail", domains)
 
 

@@ -118,7 +118,7 @@ def find_maildirs(request: HttpRequest) -> Maildirs:
     if not isinstance(provider, ServiceProvider) or provider.schema_name == "public":
         return get_maildirs()
     shown = MailDomain.objects.filter(provider=provider).values_list("name", flat=True)
-    return get_maildirs(tuple(name for name in shown if name in get_maildirs().domains))
+    return get_maildirs(tuple(shown))
 
 
 def read_mail(request: HttpRequest, address: str, name: str) -> bytes:
