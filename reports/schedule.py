@@ -32,8 +32,7 @@ def request_digest(mailboxes: QuerySet[Mailbox], *, by: User | None) -> int:
     """
     now = timezone.now()
     recent = Digest.objects.filter(kind=Digest.Kind.ON_DEMAND, requested_by=by, slot_at__gt=now - ASK_AGAIN_AFTER)
-    locked = mailboxes.order_by("pk").select_for_update(no_key=True, of=("self",))  # two clicks follow each other
-    wanted = {mailbox.pk: mailbox for mailbox in locked}
+    wanted = {mailbox.pk: mailbox for mailbox in _lock(mailboxes)}  # two clicks follow each other
     for pk in recent.filter(mailbox__in=wanted).values_list("mailbox", flat=True):
         wanted.pop(pk, None)
     made = Digest.objects.bulk_create(
@@ -45,6 +44,11 @@ def request_digest(mailboxes: QuerySet[Mailbox], *, by: User | None) -> int:
     )  # fmt: skip
     _enqueue([digest.pk for digest in made])
     return len(made)
+
+
+def _lock(mailboxes: QuerySet[Mailbox]) -> list[Mailbox]:
+    """Not FOR UPDATE: mail arriving for a mailbox locks its key."""
+    return list(mailboxes.order_by("pk").select_for_update(no_key=True, of=("self",)))
 
 
 def _enqueue(ids: Sequence[int]) -> None:
@@ -66,6 +70,7 @@ def reschedule(mailboxes: QuerySet[Mailbox]) -> int:
     """
     domains = MailDomain.objects.in_bulk(set(mailboxes.values_list("domain_id", flat=True)))
     last = Max("digests__slot_at", filter=Q(digests__kind=Digest.Kind.DAILY))
+    _lock(mailboxes)  # a report that is being made now counts as the day's
     changed = list(mailboxes.filter(domain_id__in=domains).annotate(last_slot=last))
     for mailbox in changed:
         zone = domains[mailbox.domain_id].time_zone

@@ -7,10 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
+import time_machine
 from celery import current_app
 from django.conf import settings
 from django.db import connection, transaction
@@ -19,13 +21,13 @@ from django_tenants.utils import schema_context
 from kombu.exceptions import OperationalError
 
 from portal.tenants.database import get_conninfo
-from portal.tenants.models import ServiceProvider
+from portal.tenants.models import MailDomain, ServiceProvider
 from portal.tenants.people.models import Mailbox, User
 from quarantine.models import Message, MessageKind
 from quarantine.platform.models import DeliveryJob
 from reports import digests, tasks
 from reports.models import Digest
-from reports.schedule import request_digest
+from reports.schedule import request_digest, reschedule
 from tests.reports.held import HOUR, get_mailbox, hold, list_handed_over, read_text
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -117,6 +119,42 @@ def test_workers_at_the_same_time_make_one_report_a_slot():
         assert sum(made) == Digest.objects.count() == Message.objects.filter(kind=MessageKind.DIGEST).count() == 64
         assert Digest.objects.values("mailbox").distinct().count() == 64
         assert set(Digest.objects.values_list("held", flat=True)) == {1}
+
+
+def test_an_hour_changed_while_the_report_is_made_gives_no_second_one_that_day():
+    with time_machine.travel(datetime(2026, 11, 23, 7, tzinfo=UTC), tick=False) as clock, schema_context("sp_acme"):
+        bob = get_mailbox()
+        domain = MailDomain.objects.filter(pk=bob.domain_id)
+        domain.update(digest_hour=7)
+        Mailbox.objects.exclude(pk=bob.pk).update(next_digest_at=timezone.now() + 24 * HOUR)
+        Mailbox.objects.filter(pk=bob.pk).update(next_digest_at=timezone.now(), created_at=timezone.now() - HOUR)
+
+        def change_hour() -> None:
+            with schema_context("sp_acme"):
+                domain.update(digest_hour=9)
+                reschedule(Mailbox.objects.filter(pk=bob.pk))
+            connection.close()
+
+        person = threading.Thread(target=change_hour)
+        with transaction.atomic():
+            assert digests.send_due() == 1
+            person.start()
+            wait_for_lock()
+        person.join()
+        clock.shift(2 * HOUR)
+        digests.send_due()
+        assert bob.digests.count() == 1
+
+
+def wait_for_lock() -> None:
+    """Until some session of the database waits for another."""
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(get_conninfo(), autocommit=True) as onlooker:
+        for _ in range(600):
+            if onlooker.execute(waiting).fetchone():
+                return
+            time.sleep(0.05)
+    raise AssertionError("nobody waited")
 
 
 def test_mail_may_arrive_while_a_report_is_being_made():
