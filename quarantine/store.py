@@ -11,7 +11,6 @@ import json
 import logging
 import re
 import time
-import traceback
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from filtering.evidence import Evidence, PtrEvidence
 from filtering.verdict import Finding, Verdict
 from portal.tenants.database import Pool, finish_within
 from quarantine.content import compress
+from quarantine.faults import name_fault
 from quarantine.models import State
 from quarantine.trace_id import make_trace_id
 
@@ -262,13 +262,6 @@ class _Item:
     def fail(self) -> None:
         if not self.done.done():
             self.done.set_exception(StoreUnavailableError())
-
-
-def name_fault(error: BaseException) -> str:
-    """What went wrong and where, without the error's own text: that may quote the mail."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "?"
-    return f"{type(error).__name__} sqlstate={getattr(error, 'sqlstate', None) or '-'} at={where}"
 
 
 async def check_durability(connection: AsyncConnection[TupleRow]) -> None:

@@ -27,6 +27,7 @@ from quarantine.delivery.smtp import (
     TlsError,
     connect,
 )
+from quarantine.faults import name_fault
 
 log = logging.getLogger(__name__)
 
@@ -162,8 +163,9 @@ class Channel:
         except asyncio.CancelledError:
             self._let_go(letter)
             raise
-        except Exception:
-            log.exception("delivery_failed provider=%s trace=%s", letter.schema, letter.message.trace_id)
+        except Exception as error:  # noqa: BLE001 - the edge of a delivery
+            trace = letter.message.trace_id
+            log.error("delivery_failed provider=%s trace=%s error=%s", letter.schema, trace, name_fault(error))
             self._settle(letter, [Reply(451, "4.3.0 our own fault; tried again")] * len(letter.jobs))
             if connection:
                 connection.abort()

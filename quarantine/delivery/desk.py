@@ -15,6 +15,7 @@ from portal.tenants.database import Pool
 from quarantine.delivery import rows
 from quarantine.delivery.journal import Journal, Taken
 from quarantine.delivery.outcome import Job, Outcome, Result
+from quarantine.faults import name_fault
 
 log = logging.getLogger(__name__)
 
@@ -122,16 +123,16 @@ class Desk:
             except AWAY as error:
                 log.warning("outcomes_wait count=%d error=%s", len(group), type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
-            except psycopg.Error:
+            except psycopg.Error as error:
                 if len(group) == 1:
-                    log.exception("outcome_not_recorded provider=%s job=%d", group[0].schema, group[0].job_id)
-                    return self._record_later(group[0])
+                    return self._record_later(group[0], error)
                 for outcome in group:
                     await self.record([outcome])
                 return
 
-    def _record_later(self, outcome: Outcome) -> None:
+    def _record_later(self, outcome: Outcome, error: psycopg.Error) -> None:
         """The database does not want it yet. It stays in hand (what was taken, in the journal too): none is doubled."""
+        log.error("outcome_not_recorded provider=%s job=%d error=%s", outcome.schema, outcome.job_id, name_fault(error))
         asyncio.get_running_loop().call_later(REFUSED_RETRY_SECONDS, self.settle, outcome)
 
     def _file(self, group: list[Outcome], done: list[tuple[Outcome, str]]) -> None:

@@ -11,12 +11,13 @@ from typing import cast
 from aiosmtpd.smtp import SMTP
 
 from portal.tenants.directory import DirectoryUnavailable
+from quarantine.faults import name_fault
 from quarantine.gateway import replies
 from quarantine.gateway.inlet import Inlet, LineTooLongError
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
 from quarantine.intake import IntakeUnavailableError
-from quarantine.store import StoreUnavailableError, name_fault
+from quarantine.store import StoreUnavailableError
 
 log = logging.getLogger(__name__)
 

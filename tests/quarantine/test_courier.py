@@ -566,7 +566,9 @@ def test_outcomes_wait_while_the_database_is_read_only(sink, acme_committed, tmp
     assert len(sink.messages) == 2
 
 
-def test_an_outcome_that_is_refused_keeps_nobody_and_is_tried_again(sink, acme_committed, tmp_path, monkeypatch):
+def test_an_outcome_that_is_refused_keeps_nobody_and_is_tried_again(
+    sink, acme_committed, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(desk, "REFUSED_RETRY_SECONDS", 0.3)
     sink.on("RCPT", lambda line: "550 5.1.1 who?" if "bea" in line else None)
     with running_courier(tmp_path), refusing("quarantine_recipient", f"old.address <> '{CAROL}'", "23514"):
@@ -579,6 +581,21 @@ def test_an_outcome_that_is_refused_keeps_nobody_and_is_tried_again(sink, acme_c
         wait_for_state(State.HELD, BEA)
     assert len(sink.messages) == 2
     assert not DeliveryJob.objects.exists()
+    assert "CheckViolation sqlstate=23514" in caplog.text
+    assert BOB not in caplog.text
+
+
+def test_a_fault_of_ours_is_told_without_the_mail(sink, acme_committed, tmp_path, quick, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError(BOB)
+
+    monkeypatch.setattr("quarantine.delivery.letter.restore", fail)
+    send_off(BOB)
+    with running_courier(tmp_path):
+        assert "our own fault" in wait_for_state(State.DEFERRED).reply
+    assert "delivery_failed provider=sp_acme" in caplog.text
+    assert "RuntimeError" in caplog.text
+    assert BOB not in caplog.text
 
 
 @contextmanager
