@@ -20,7 +20,7 @@ from quarantine.platform.models import Lane
 from reports import links, mail, queries
 from reports.models import Digest, DigestLink
 from reports.queries import Window
-from reports.slots import move_slot, next_slot
+from reports.slots import is_slot, move_slot, next_slot
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _move_on(mailbox: Mailbox, desk: Desk) -> datetime | None:
     if slot is None or not mailbox.wants_digest or mailbox.made:  # type: ignore[attr-defined]
         return None
     moved = move_slot(slot, hour, domain.time_zone)
-    if moved > desk.now:  # the hour was put off since: later on the same day
+    if moved > desk.now and is_slot(slot, domain.time_zone):  # the hour was put off since: later on the same day
         mailbox.next_digest_at = moved
         return None
     return slot

@@ -24,6 +24,12 @@ def next_slot(hour: int, time_zone: str, after: datetime) -> datetime:
     return slot
 
 
+def is_slot(at: datetime, time_zone: str) -> bool:
+    """Whether it is the slot of some hour; a report that failed is tried again at a time that is none."""
+    day = at.astimezone(ZoneInfo(time_zone)).date()
+    return any(get_slot(day, hour, time_zone) == at for hour in range(24))
+
+
 def move_slot(slot: datetime, hour: int, time_zone: str) -> datetime:
     """Where the slot of the same day lies by the present hour and time zone, which may have been changed since."""
     return get_slot(slot.astimezone(ZoneInfo(time_zone)).date(), hour, time_zone)

@@ -238,6 +238,19 @@ def test_a_report_that_fails_holds_up_no_other(clock):
     assert bob.next_digest_at == MORNING + DAY
 
 
+def test_a_report_that_fails_late_in_the_day_is_made_after_midnight(clock):
+    bob, late = get_mailbox(), MORNING + 16 * HOUR + timedelta(minutes=55)
+    broken = hold(bob, at=MORNING, category="no such category")
+    get_domain().__class__.objects.update(digest_hour=23)
+    Mailbox.objects.update(next_digest_at=MORNING + 16 * HOUR)
+    run_at(clock, late)
+    Recipient.objects.filter(pk=broken.pk).update(category="spam")
+    run_at(clock, late + timedelta(minutes=15))
+    assert [digest.held for digest in list_daily(bob)] == [1]
+    bob.refresh_from_db()
+    assert bob.next_digest_at == MORNING + 16 * HOUR + DAY
+
+
 def test_a_domain_that_is_gone_stops_nobody(clock):
     Mailbox.objects.filter(address="bob@alpha.test").update(domain_id=987654)
     assert run_at(clock, MORNING) == 4
