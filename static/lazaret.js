@@ -58,12 +58,30 @@
   });
 
   // Messages on their way: look again until the mail server has answered, unless somebody is choosing.
-  setInterval(() => {
+  // A server that is down may not answer for days: the pause grows, until somebody does something or comes back.
+  const SHORTEST = 2500, LONGEST = 60000, REFRESH = "Lazaret-Refresh";
+  const isRefresh = (event) => REFRESH in event.detail.requestConfig.headers;
+  let pause = SHORTEST, waiting = 0;
+  function lookAgain() {
     const list = find("#list[data-watched]");
     const focused = document.activeElement; // who walks the list by keyboard keeps the place; htmx restores only what has an id
+    wait();
     if (!list || (list.contains(focused) && !focused.id) || document.hidden || boxes().some((box) => box.checked) || (dialog && dialog.open)) return;
-    window.htmx.ajax("GET", location.pathname + location.search, { target: "#list", swap: "outerHTML" });
-  }, 2500);
+    pause = Math.min(pause * 1.5, LONGEST);
+    wait();
+    window.htmx.ajax("GET", location.pathname + location.search, { target: "#list", swap: "outerHTML", headers: { [REFRESH]: "1" } });
+  }
+  function wait() {
+    clearTimeout(waiting);
+    waiting = setTimeout(lookAgain, pause);
+  }
+  function hurry() {
+    pause = SHORTEST;
+    wait();
+  }
+  wait();
+  document.addEventListener("htmx:beforeRequest", (event) => { if (!isRefresh(event)) hurry(); });
+  document.addEventListener("visibilitychange", hurry);
 
   // What the server refuses or fails to answer must be seen too.
   function complain(text) {
@@ -72,8 +90,8 @@
     notice.textContent = text;
     if (status) status.replaceChildren(notice);
   }
-  document.addEventListener("htmx:sendError", () => complain("The server cannot be reached. Nothing was changed."));
-  document.addEventListener("htmx:responseError", (event) =>
+  document.addEventListener("htmx:sendError", (event) => isRefresh(event) || complain("The server cannot be reached. Nothing was changed."));
+  document.addEventListener("htmx:responseError", (event) => isRefresh(event) ||
     complain(event.detail.xhr.status === 404 ? "One of those messages is not there any more. Reload the page." : "That did not work. Reload the page and try again."));
 
   // Menus close by Escape and by a click elsewhere.

@@ -120,6 +120,22 @@ def test_a_released_message_is_seen_to_arrive_without_reloading(portal, mails, b
     page.get_by_text("250 2.0.0 OK queued as 4711").first.wait_for()
 
 
+def test_the_notice_stays_while_the_page_looks_again(portal, mails, browser, sign_in):
+    page = browser.new_page()
+    sign_in(page, portal.format("acme"), "bob@alpha.test", PASSWORD)
+    page.get_by_role("link", name="All mail").click()
+    page.get_by_role("checkbox", name="“Offer 3”").check()
+    page.get_by_role("button", name="Release").click()
+    page.get_by_text("1 message is being released.").wait_for()
+    page.evaluate("document.activeElement.blur()")
+    with schema_context("sp_acme"):
+        Recipient.objects.filter(state=State.RELEASING).update(state=State.RELEASED, reply="250 2.0.0 OK as 4711")
+    page.get_by_text("250 2.0.0 OK as 4711").first.wait_for()
+    assert page.get_by_text("1 message is being released.").is_visible()
+    page.locator("[name=q]").first.fill("Offer")
+    page.get_by_text("1 message is being released.").wait_for(state="hidden")
+
+
 HARMFUL = f"""<html><head><style>@import url(http://canary.test/a);</style><meta http-equiv=refresh content="0;url=http://canary.test/b">
 <link rel=stylesheet href=http://canary.test/c><link rel=prefetch href=http://canary.test/d></head>
 <body background=http://canary.test/e onload=alert(1)><img src=http://canary.test/f srcset="http://canary.test/g 2x">

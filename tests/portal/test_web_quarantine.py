@@ -139,6 +139,13 @@ def test_htmx_gets_the_list_again_with_a_status_and_the_count(acme):
     assert "<html" not in text
 
 
+def test_looking_again_leaves_the_notice_and_a_search_removes_it(acme):
+    hold(1)
+    client = browse("bob")
+    assert 'id="status"' not in get_text(client.get("/?show=released", HTTP_LAZARET_REFRESH="1", **HTMX))
+    assert '<div id="status" hx-swap-oob="innerHTML"></div>' in get_text(client.get("/?q=Number", **HTMX))
+
+
 def test_all_that_match_acts_on_what_was_shown(acme):
     hold(60)
     client = browse("bob")

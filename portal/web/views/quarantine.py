@@ -31,7 +31,8 @@ def quarantine(request: HttpRequest) -> HttpResponse:
     user = get_user(request)
     shown = ListFilter.read(request.GET, user)
     template = "web/_list.html" if request.htmx and request.htmx.target == "list" else "web/quarantine.html"  # type: ignore[attr-defined]
-    return render_page(request, template, make_list(user, shown, request.GET), page="quarantine")
+    context = make_list(user, shown, request.GET) | {"is_refresh": "Lazaret-Refresh" in request.headers}
+    return render_page(request, template, context, page="quarantine")
 
 
 @signed_in
