@@ -6,14 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import psycopg
 
-from portal.tenants.loops import is_own_address
 from quarantine.delivery.desk import Desk
 from quarantine.delivery.letter import ContentDamagedError, ContentGoneError, Letter, pack
+from quarantine.delivery.names import Names, OwnAddressError
 from quarantine.delivery.outcome import decide
 from quarantine.delivery.server import PLAIN_SECONDS, Server
 from quarantine.delivery.smtp import (
@@ -26,6 +26,7 @@ from quarantine.delivery.smtp import (
     Stage,
     TlsError,
     connect,
+    describe,
 )
 from quarantine.faults import name_fault
 
@@ -46,6 +47,7 @@ class Manner:
 
     hostname: str
     patience: Patience = PATIENT
+    names: Names = field(default_factory=Names)
 
 
 class NotTriedError(ConnectError):
@@ -241,18 +243,30 @@ class Channel:
         server = self.server
         if not server.host:
             raise ConnectError("the domain has no mail server")
-        if await asyncio.to_thread(is_own_address, server.host, server.port):
-            raise ConnectError(f"5.4.6 {server} is this gateway itself: a mail loop")
+        addresses = await self._find_addresses()
         try:
-            return await self._greet(tls=time.monotonic() >= server.plain_until)
+            return await self._greet(addresses, tls=time.monotonic() >= server.plain_until)
         except TlsError as error:
             log.warning("starttls_failed server=%s error=%s", server, str(error))
             server.plain_until = time.monotonic() + PLAIN_SECONDS
-            return await self._greet(tls=False)
+            return await self._greet(addresses, tls=False)
 
-    async def _greet(self, *, tls: bool) -> Connection:
+    async def _find_addresses(self) -> tuple[str, ...]:
+        server = self.server
+        try:
+            return await self.manner.names.find_addresses(server.host, server.port)
+        except OwnAddressError:
+            raise ConnectError(f"5.4.6 {server} is this gateway itself: a mail loop") from None
+        except TimeoutError:
+            raise ConnectError(f"{server} cannot be looked up: no answer in time") from None
+        except (OSError, UnicodeError) as error:
+            raise ConnectError(f"{server} cannot be looked up ({describe(error)})") from None
+
+    async def _greet(self, addresses: tuple[str, ...], *, tls: bool) -> Connection:
         manner, server = self.manner, self.server
-        return await connect(server.host, server.port, hostname=manner.hostname, tls=tls, patience=manner.patience)
+        return await connect(
+            server.host, server.port, addresses, hostname=manner.hostname, tls=tls, patience=manner.patience
+        )
 
     def _note_lost(self, letter: Letter, error: LostError) -> None:
         self._settle_all(letter, Reply(451, f"4.4.2 {error}"))

@@ -304,12 +304,15 @@ def describe(error: BaseException) -> str:
     return CONTROLS.sub(" ", text)[:200] or type(error).__name__
 
 
-async def connect(host: str, port: int, *, hostname: str, tls: bool = True, patience: Patience = PATIENT) -> Connection:
-    """An open, greeted connection, encrypted where `tls` and the server offers it. Raises ConnectError.
+async def connect(
+    host: str, port: int, addresses: tuple[str, ...], *, hostname: str, tls: bool = True, patience: Patience = PATIENT
+) -> Connection:
+    """An open, greeted connection to the first of the addresses of `host` that answers, encrypted where `tls` and the
+    server offers it. Raises ConnectError.
 
     A broken handshake is a TlsError: the caller may try again in plain text.
     """
-    connection = await _open(host, port, patience)
+    connection = await _open(host, port, addresses, patience)
     try:
         await _read_banner(connection)
         await connection.greet(hostname)
@@ -325,15 +328,19 @@ class TlsError(ConnectError):
     """The server offers STARTTLS and cannot do it."""
 
 
-async def _open(host: str, port: int, patience: Patience) -> Connection:
+async def _open(host: str, port: int, addresses: tuple[str, ...], patience: Patience) -> Connection:
+    reason = "no address"
     try:
         async with asyncio.timeout(patience.connect):
-            reader, writer = await asyncio.open_connection(host, port, limit=MAX_REPLY_LINE)
+            for address in addresses:
+                try:
+                    reader, writer = await asyncio.open_connection(address, port, limit=MAX_REPLY_LINE)
+                    return Connection(reader, writer, patience)
+                except OSError as error:
+                    reason = describe(error)
     except TimeoutError:
         raise ConnectError(f"{host}:{port} does not answer") from None
-    except (OSError, UnicodeError) as error:
-        raise ConnectError(f"{host}:{port} cannot be reached ({describe(error)})") from None
-    return Connection(reader, writer, patience)
+    raise ConnectError(f"{host}:{port} cannot be reached ({reason})")
 
 
 async def _read_banner(connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+import threading
 import time
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +18,7 @@ from portal.tenants.database import get_conninfo
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox
 from quarantine import queries, release
-from quarantine.delivery import desk, outcome, server
+from quarantine.delivery import desk, names, outcome, server
 from quarantine.delivery.smtp import Patience
 from quarantine.delivery.submit import submit
 from quarantine.models import Content, Event, Message, MessageKind, Recipient, State
@@ -335,6 +336,48 @@ def test_a_dead_server_is_asked_by_one_probe_and_delays_nobody(sink, acme_commit
             assert dead.open <= 1
             wait_until(lambda: dead.connections >= before + 3)
             assert dead.most_open <= 5
+
+
+def test_dead_name_servers_of_one_customer_stall_nobody_else(sink, acme_committed, tmp_path, quick, monkeypatch):
+    asked, answer = threading.Event(), threading.Event()
+    ask = socket.getaddrinfo
+
+    def ask_or_hang(host, *args, **kwargs):
+        if host == "dead.test":
+            asked.set()
+            answer.wait(20)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return ask(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask_or_hang)
+    monkeypatch.setattr(names, "SECONDS", 2)
+    MailDomain.objects.filter(name="alpha.test").update(server_host="dead.test")
+    for _ in range(10):
+        for lane in Lane.values:
+            send_off(BOB, lane=lane)
+    with running_courier(tmp_path):
+        assert asked.wait(5)
+        send_off(BEA, raw=b"A: b\r\n\r\n" + b"x\r\n" * 50_000)
+        sink.wait(1, seconds=5)
+        wait_until(lambda: Recipient.objects.filter(state=State.DEFERRED).count() == 30)
+        answer.set()
+    texts = {text.partition(" ")[2] for text in Event.objects.filter(kind="deferred").values_list("text", flat=True)}
+    assert f"4.4.1 dead.test:{sink.port} cannot be looked up: no answer in time" in texts
+
+
+def test_a_name_is_tried_at_each_of_its_addresses(sink, acme_committed, tmp_path, monkeypatch):
+    ask = socket.getaddrinfo
+
+    def find(host, port, **kwargs):
+        hosts = ("127.0.0.9", "127.0.0.1") if host == "mx.alpha.test" else (host,)
+        return [found for address in hosts for found in ask(address, port, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    MailDomain.objects.filter(name="alpha.test").update(server_host="mx.alpha.test")
+    send_off(BOB)
+    with running_courier(tmp_path):
+        sink.wait(1)
+        assert wait_for_state(State.DELIVERED).attempts == 1
 
 
 def test_a_backlog_of_mail_delays_neither_digest_nor_release(sink, acme_committed, tmp_path):
