@@ -6,6 +6,7 @@ import json
 import re
 from datetime import timedelta
 from email.headerregistry import AddressHeader
+from email.utils import parseaddr
 from html.parser import HTMLParser
 
 import pytest
@@ -75,6 +76,17 @@ def test_headers_name_the_provider_and_ask_for_no_answer():
     assert mail["List-Id"] is None
     assert digest.message.sender == ""
     assert not mail.defects
+
+
+def test_the_list_of_mail_shows_whom_a_report_is_from():
+    ServiceProvider.objects.filter(slug="acme").update(
+        name="Ångström & a name so long that its header is folded, as it may"
+    )
+    message = send().message
+    name, address = parseaddr(message.header_from)
+    assert name.startswith("Ångström & a name so long that its header is folded")
+    assert name.endswith("quarantine")
+    assert address == "quarantine@acme.localhost"
 
 
 def test_parts_are_text_and_html_in_lines_that_may_travel():
