@@ -13,4 +13,5 @@ if not base.CACHE_URL:
 SECRET_KEY = read.get_secret_key(base.HOME, generate=False)
 DATABASES = base.make_databases(base.DATABASE_URL)
 CACHES = base.make_caches(base.CACHE_URL)
+DEMO = False  # whatever is left in the environment: its pages show arrived mail to anybody
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")

@@ -15,7 +15,7 @@ from portal.settings import choose
 from portal.settings.environment import Address, get_home
 from portal.stack.process import StackError
 
-OWN = ("LAZARET_EMBEDDED", "LAZARET_SUPERVISED")  # what only the supervisor says to its children
+OWN = ("LAZARET_EMBEDDED", "LAZARET_SUPERVISED", "LAZARET_DEMO")  # what only the supervisor says to its children
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ def _list_addresses(configuration: Configuration, environment: Mapping[str, str]
         rows += [(provider.name, f"http://{provider.hostname}:{port}/") for provider in PROVIDERS]
         rows += [("customers' mail server", f"smtp://{environment['LAZARET_DEMO_SINK']}")]
         rows += [("what arrived there", f"http://{PROVIDERS[0].hostname}:{port}/demo/mail/")]
+        rows += [("platform", f"http://{web}/")]  # elsewhere there is no such page
     rows += [
-        ("platform", f"http://{web}/"),
         ("mail in", f"smtp://{configuration.smtp}"),
         ("health", f"http://{web}/healthz"),
         ("PostgreSQL", _hide_password(environment["DATABASE_URL"])),

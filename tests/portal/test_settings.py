@@ -68,6 +68,18 @@ def test_a_wrong_value_is_answered_with_one_sentence_that_names_it(tmp_path, nam
     assert "cret" not in last
 
 
+def test_servers_of_ones_own_have_no_demo(tmp_path):
+    own = {
+        "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x",
+        "BROKER_URL": "redis://127.0.0.1:1/0",
+        "LAZARET_SECRET_KEY": "k" * 48,
+        "LAZARET_DEMO": "1",
+        "DJANGO_SETTINGS_MODULE": "portal.settings.production",
+    }
+    done = run("from django.conf import settings; print(settings.DEMO)", tmp_path, **own)
+    assert done.stdout.strip() == "False", done.stderr
+
+
 def test_a_command_says_in_one_sentence_that_nothing_runs(tmp_path):
     script = "import sys, manage; sys.argv[1:] = ['trace', '0123456789ABCDEFGHJK']; manage.main()"
     done = run(script, tmp_path)

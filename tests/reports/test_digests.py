@@ -80,7 +80,7 @@ def test_headers_name_the_provider_and_ask_for_no_answer():
 
 def test_the_list_of_mail_shows_whom_a_report_is_from():
     ServiceProvider.objects.filter(slug="acme").update(
-        name="Ångström & a name so long that its header is folded, as it may"
+        name="Ångström & a name so long that its header is folded as it may"
     )
     message = send().message
     name, address = parseaddr(message.header_from)

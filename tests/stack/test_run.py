@@ -10,6 +10,7 @@ import psutil
 import psycopg
 import pytest
 
+from portal.stack.configuration import read_configuration
 from tests.running import LOOPBACK, Stack, is_listening
 
 PARTS = {"postgres", "valkey", "gateway", "courier", "web", "worker", "beat"}
@@ -42,11 +43,23 @@ def other():
     stack.remove()
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["with --empty", "with servers of one's own"])
+def test_a_demo_left_in_the_environment_is_none(monkeypatch, own):
+    monkeypatch.setenv("LAZARET_DEMO", "1")
+    for name in ("DATABASE_URL", "BROKER_URL", "LAZARET_EMBEDDED"):
+        monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1:1/x")
+        monkeypatch.setenv("BROKER_URL", "redis://127.0.0.1:1/0")
+    assert "LAZARET_DEMO" not in read_configuration(empty=not own).environment
+
+
 def test_every_part_is_ready_and_the_table_says_where(stack):
     status, health = stack.health()
     assert (status, health["ready"]) == (200, True)
     assert {name for name, part in health["parts"].items() if part["state"] == "ready"} == PARTS - {"web"}
     assert f"smtp://127.0.0.1:{stack.smtp[1]}" in stack.output
+    assert f"http://127.0.0.1:{stack.web_port}/\n" not in stack.output  # no page of the platform without the demo
     assert f"http://127.0.0.1:{stack.web_port}/healthz" in stack.output
 
 
