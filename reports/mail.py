@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 from django.template.loader import get_template
 
+from portal.tenants.colours import choose_text, format_colour, parse_colour
 from portal.tenants.models import ServiceProvider
 from portal.tenants.urls import get_hostname, make_portal_url
 from quarantine.models import Category, Recipient
@@ -49,11 +50,8 @@ class Brand:
 
     @cached_property
     def ink(self) -> str:
-        """Black or white, whichever is better read on the provider's colour (WCAG 2 relative luminance)."""
-        red, green, blue = (int(self.provider.colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
-        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-        return "#ffffff" if luminance < 0.179 else "#16191d"
+        """Black or white, whichever is better read on the provider's colour."""
+        return format_colour(choose_text(parse_colour(self.provider.colour)))
 
     @cached_property
     def logo_cid(self) -> str:

@@ -203,7 +203,7 @@ def test_the_brand_is_the_providers():
     assert logo.get_content() == PNG
     assert Page(html.get_content()).sources == ["cid:" + logo["Content-ID"].strip("<>")]
     assert 'bgcolor="#ffd400"' in html.get_content()
-    assert "color:#16191d" in html.get_content()  # black on yellow
+    assert "color:#000000" in html.get_content()  # black on yellow
     assert "help@acme.test" in mail.get_body(("plain",)).get_content()
     assert isinstance(mail["From"], AddressHeader)
     assert mail["From"].addresses[0].display_name == 'Grün & "Söhne", IT quarantine'
