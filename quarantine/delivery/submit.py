@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
+from email.utils import parseaddr, quote
 
 from django.db import transaction
 from django.utils import timezone
@@ -65,7 +66,8 @@ def submit_all(parcels: Sequence[Parcel], *, kind: MessageKind, lane: Lane, send
 def _read_from(raw: bytes) -> str:
     """The From of a mail of our own, as lists and pages show it."""
     block = raw.partition(b"\r\n\r\n")[0]
-    return decode_header(str(BytesHeaderParser().parsebytes(block)["From"] or ""))[:500]
+    name, address = parseaddr(str(BytesHeaderParser().parsebytes(block)["From"] or ""))
+    return f'"{quote(decode_header(name))}" <{address}>'[:500] if name else address
 
 
 def _keep(parcels: Sequence[Parcel], *, kind: MessageKind, sender: str) -> list[Message]:
