@@ -29,6 +29,8 @@ TOKEN_BYTES = 20  # 160 bits; base32 survives clients that change the case of an
 CODE_DIGITS = 6
 MAX_WRONG_CODES = 5  # then only signing in helps: a guesser's chance is 5 in a million
 REMEMBERED_FOR = timedelta(days=180)
+# A link that ended stays known: what reopens old reports (people, scanners of a whole office) is no guesser.
+KNOWN_AFTERWARDS = timedelta(weeks=8)
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,10 @@ def list_browsers(mailboxes: QuerySet[Mailbox]) -> QuerySet[RememberedBrowser]:
 
 
 def expire_links() -> int:
-    """Remove links and remembered browsers whose time is over; how many links there were."""
+    """Remove remembered browsers whose time is over, and links some weeks later; how many links there were."""
     now = timezone.now()
     RememberedBrowser.objects.filter(expires_at__lte=now).delete()
-    return DigestLink.objects.filter(expires_at__lte=now).delete()[0]
+    return DigestLink.objects.filter(expires_at__lte=now - KNOWN_AFTERWARDS).delete()[0]
 
 
 def _hash_token(token: str) -> bytes:

@@ -62,5 +62,5 @@ def send_requested_digests(ids: list[int]) -> None:
 
 @shared_task
 def expire_links() -> None:
-    """Once an hour: remove the links and remembered browsers whose time is over."""
+    """Once an hour: remove the remembered browsers whose time is over, and the links that are long over."""
     _in_each_provider(lambda _: links.expire_links())

@@ -374,8 +374,19 @@ def test_old_links_and_browsers_are_removed(link, item):
     assert links.expire_links() == 0
     DigestLink.objects.update(expires_at=timezone.now())
     RememberedBrowser.objects.update(expires_at=timezone.now())
-    assert links.expire_links() == 1
+    assert links.expire_links() == 0
     assert not RememberedBrowser.objects.exists()
+    DigestLink.objects.update(expires_at=timezone.now() - timedelta(weeks=9))
+    assert links.expire_links() == 1
+
+
+def test_who_reopens_old_reports_is_no_guesser(link, item, code):
+    DigestLink.objects.update(expires_at=timezone.now() - timedelta(weeks=2))
+    links.expire_links()
+    office = open_browser()
+    assert [office.get(link).status_code for _ in range(25)] == [410] * 25
+    assert office.post(link, {"code": code}).status_code == 410
+    assert get_state(item) == State.QUARANTINED
 
 
 def test_no_token_and_no_code_is_logged(link, item, code):
