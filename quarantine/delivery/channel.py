@@ -32,7 +32,7 @@ from quarantine.faults import name_fault
 
 log = logging.getLogger(__name__)
 
-FIRST_WINDOW = 5  # connections to begin with, and at most (as Postfix has them)
+FIRST_WINDOW = 5  # connections to begin with once a transaction was answered, and at most (as Postfix has them)
 LARGEST_WINDOW = 20
 JOBS_A_CONNECTION = 4  # in hand for each connection, so that none waits for the database
 JOBS_WHEN_DOWN = 100  # told at a time that their server is down
@@ -97,19 +97,37 @@ class Channel:
     @property
     def room(self) -> int:
         """How many jobs more it can do with."""
-        return max((JOBS_WHEN_DOWN if self.server.down else self.window * JOBS_A_CONNECTION) - self.load, 0)
+        return max((JOBS_WHEN_DOWN if self.server.down else self.most) - self.load, 0)
+
+    @property
+    def most(self) -> int:
+        """How many jobs it may have in hand while the server is up: few until that has answered a transaction."""
+        if self.server.is_steady:
+            return self.window * JOBS_A_CONNECTION
+        return 1 if self.server.lost else JOBS_A_CONNECTION
+
+    @property
+    def connections(self) -> int:
+        """How many it may have."""
+        return self.window if self.server.is_steady else min(self.window, 1)
 
     @property
     def is_hungry(self) -> bool:
-        return self.load <= self.window * JOBS_A_CONNECTION // 2
+        return self.load <= self.most // 2
 
     def put(self, letter: Letter) -> None:
         self.load += len(letter.jobs)
         self.letters.put_nowait(letter)
         self._staff()
 
+    def shed(self) -> None:
+        """Let go of what waits behind a server that has stopped answering, so that it does not fill the lane."""
+        while self.load > self.most and not self.server.is_steady and not self.letters.empty():
+            if letter := self.letters.get_nowait():
+                self._let_go(letter)
+
     def _staff(self) -> None:
-        if len(self.workers) < self.window and self.letters.qsize() > self.idle:
+        if len(self.workers) < self.connections and self.letters.qsize() > self.idle:
             worker = asyncio.create_task(self._work())
             self.workers.add(worker)
             worker.add_done_callback(self._note_leaving)
@@ -140,7 +158,7 @@ class Channel:
 
     async def _get_letter(self, connection: Connection | None) -> Letter | None:
         """The next one; None when this worker is one too many, or has had nothing to do for a while."""
-        if len(self.workers) > self.window:
+        if len(self.workers) > self.connections:
             return None
         if not self.letters.empty():
             return self.letters.get_nowait()
@@ -218,9 +236,12 @@ class Channel:
 
         replies = await connection.send(letter.envelope, wire, gate=self.server.gate.enter, on_taken=note_taken)
         self.recovered = self.server.note_alive() or self.recovered
+        self.server.note_progress()
         self._settle(letter, replies)
         if self.letters.qsize() and self.window < LARGEST_WINDOW:
             self.window += 1
+        for _ in range(self.letters.qsize()):
+            self._staff()
         if connection.usable and connection.sent < MESSAGES_A_CONNECTION:
             return connection
         await connection.close()
@@ -269,6 +290,7 @@ class Channel:
         )
 
     def _note_lost(self, letter: Letter, error: LostError) -> None:
+        self.server.lost += 1
         self._settle_all(letter, Reply(451, f"4.4.2 {error}"))
 
     def _settle_blocked(self, letter: Letter) -> None:

@@ -13,6 +13,7 @@ What happens when it is killed, at any moment:
 * Its claims are free when it starts again, or, should it stay away, after a minute.
 
 Lanes (mail, releases, digests) have their own connections and claims: a backlog in one never delays another.
+A server that greets and then does not answer holds one connection and a few jobs of a lane until it does.
 A server that cannot be reached is asked by one probe at a time, every 30 seconds to 5 minutes; what is for it
 waits, with the reason on each row, and is due at once when the server is back.
 """
@@ -67,6 +68,16 @@ class Lane:
     @property
     def room(self) -> int:
         return max(self.limit - sum(channel.load for channel in self.channels.values()), 0)
+
+    @property
+    def doubtful_room(self) -> int:
+        """The same for servers that have not answered a transaction of late: all of them get half of the lane."""
+        doubtful = (channel.load for channel in self.channels.values() if not channel.server.is_steady)
+        return max(self.limit // 2 - sum(doubtful), 0)
+
+    def shed(self) -> None:
+        for channel in self.channels.values():
+            channel.shed()
 
 
 class Courier:
@@ -186,6 +197,8 @@ class Courier:
 
     async def _go_round(self) -> float:
         """One round; returns in how many seconds something more is due, at most the polling interval."""
+        for lane in self.lanes.values():
+            lane.shed()
         backlog = await rows.list_backlog(self.pool)
         wanted = self._allot(backlog)
         if wanted:
@@ -197,13 +210,18 @@ class Courier:
         """How many jobs to claim of each lane and domain: what its server and the lane have room for."""
         wanted = []
         room: dict[object, int] = {name: lane.room for name, lane in self.lanes.items()}
+        room |= {(name, "doubtful"): lane.doubtful_room for name, lane in self.lanes.items()}
         for entry in sorted(backlog, key=lambda entry: entry.due_in):
             channel = self._get_channel(entry)
-            free = min(room[entry.lane], room.setdefault(channel, channel.room))
+            room.setdefault(channel, channel.room)
+            limits: list[object] = [entry.lane, channel]
+            if not channel.server.is_steady:
+                limits.append((entry.lane, "doubtful"))
+            free = min(room[limit] for limit in limits)
             if entry.due_in <= 0 < free:
                 wanted.append((entry.lane, entry.domain_id, free))
-                room[entry.lane] -= free
-                room[channel] -= free
+                for limit in limits:
+                    room[limit] -= free
         return wanted
 
     def _get_channel(self, entry: Backlog) -> Channel:

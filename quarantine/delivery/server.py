@@ -12,6 +12,7 @@ FIRST_PROBE_SECONDS = 30.0
 LONGEST_PROBE_SECONDS = 300.0  # a server that is back is noticed after five minutes at the latest
 PLAIN_SECONDS = 3600.0  # for so long a broken STARTTLS is not tried again
 DOT_SECONDS = 0.01
+PROGRESS_SECONDS = 120.0  # since it last answered a transaction: until then it is trusted with many
 
 
 class DotGate:
@@ -54,6 +55,8 @@ class Server:
         self.probe_at = 0.0
         self.probing = False
         self.alive_at = float("-inf")
+        self.progress_at = float("-inf")
+        self.lost = 0  # transactions, since then
         self.plain_until = float("-inf")
 
     def __str__(self) -> str:
@@ -72,6 +75,15 @@ class Server:
             self.probe_at = now + pause * random.uniform(0.9, 1.1)  # noqa: S311
         self.down = reason
         return max(self.probe_at - now, 0.0)
+
+    @property
+    def is_steady(self) -> bool:
+        """It has answered a transaction of late. One that only greets us is not trusted with much."""
+        return time.monotonic() - self.progress_at < PROGRESS_SECONDS
+
+    def note_progress(self) -> None:
+        """It answered a transaction, whatever the answer was."""
+        self.progress_at, self.lost = time.monotonic(), 0
 
     def note_alive(self) -> bool:
         """It talks to us; True when it was down before."""

@@ -18,7 +18,7 @@ from portal.tenants.database import get_conninfo
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox
 from quarantine import queries, release
-from quarantine.delivery import desk, names, outcome, server
+from quarantine.delivery import courier, desk, names, outcome, server
 from quarantine.delivery.smtp import Patience
 from quarantine.delivery.submit import submit
 from quarantine.models import Content, Event, Message, MessageKind, Recipient, State
@@ -378,6 +378,49 @@ def test_a_name_is_tried_at_each_of_its_addresses(sink, acme_committed, tmp_path
     with running_courier(tmp_path):
         sink.wait(1)
         assert wait_for_state(State.DELIVERED).attempts == 1
+
+
+def count_claims() -> int:
+    return DeliveryJob.objects.exclude(claimed_by="").count()
+
+
+def test_servers_that_greet_and_never_answer_do_not_fill_a_lane(sink, acme_committed, tmp_path, monkeypatch):
+    monkeypatch.setattr(courier, "JOBS_IN_HAND", {"mail": 16, "release": 16, "digest": 16})
+    with Sink() as silent:
+        route(silent, "alpha.test")
+        silent.on("MAIL", Reply("250 ok", after=60))
+        for _ in range(60):
+            send_off(BOB)
+        with running_courier(tmp_path, Patience(command=20)) as running:
+            silent.wait_for(lambda: silent.open)
+            for _ in range(20):
+                send_off(BEA)
+            sink.wait(20, seconds=5)
+            wait_until(lambda: count_claims() <= 4)
+            assert silent.most_open == 1
+            abandon(running)
+
+
+def test_a_server_that_stops_answering_holds_what_is_under_way_alone(sink, acme_committed, tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.5)
+    monkeypatch.setattr(desk, "RENEW_SECONDS", 0.3)
+    sink.on("DOT", None, times=3)
+    sink.on("DOT", Reply("250 ok", after=60))
+    for _ in range(60):
+        send_off(BOB)
+    with running_courier(tmp_path) as running:
+        sink.wait(3)
+        wait_until(lambda: count_claims() > 5)
+        wait_until(lambda: count_claims() <= sink.open)
+        abandon(running)
+
+
+def abandon(running) -> None:
+    """Have the courier stop without waiting for what is under way."""
+    for lane in running.lanes.values():
+        for channel in lane.channels.values():
+            for worker in channel.workers:
+                running.loop.call_soon_threadsafe(worker.cancel)
 
 
 def test_a_backlog_of_mail_delays_neither_digest_nor_release(sink, acme_committed, tmp_path):
