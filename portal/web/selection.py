@@ -25,6 +25,7 @@ MAX_TRAIL = 20  # pages that "Newer" leads back through
 SHOWN: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "held": ("In quarantine", (State.QUARANTINED,)),
     "released": ("Released", (State.RELEASING, State.RELEASED, State.HELD)),
+    "refused": ("Refused by server", (State.HELD,)),  # a tab that is there when something is in it
     "all": ("All mail", ()),
 }
 
@@ -55,7 +56,10 @@ class ListFilter:
         return bool(self.text or self.category or self.domain or self.mailbox)
 
     def list_rows(self, user: User) -> QuerySet[Recipient]:
-        rows = visible_to(user).defer("findings", "message__evidence")
+        return self.narrow(visible_to(user))
+
+    def narrow(self, rows: QuerySet[Recipient]) -> QuerySet[Recipient]:
+        rows = rows.defer("findings", "message__evidence")
         if self.mailbox:
             rows = rows.filter(mailbox=self.mailbox)
         if self.domain:

@@ -65,7 +65,7 @@ def test_deleting_asks_first_and_can_be_left(portal, mails, browser, sign_in):
     page.get_by_role("button", name="Delete").click()
     page.locator("#confirm-delete").click()
     page.get_by_text("8 messages deleted.").wait_for()
-    page.get_by_text("Nothing is held").wait_for()
+    page.get_by_text("Nothing is in quarantine").wait_for()
     assert set(list_states()) == {State.DELETED}
     assert heard == []
 

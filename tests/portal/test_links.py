@@ -105,7 +105,7 @@ def test_an_unknown_browser_releases_with_the_code_and_is_remembered(link, item,
     other = hold(item.mailbox, at=timezone.now() - HOUR)
     browser = open_browser()
     answer = browser.post(link, {"code": code})
-    assert (answer.status_code, answer["Location"]) == (303, link)
+    assert (answer.status_code, answer["Location"]) == (303, f"{link}?done")
     assert get_state(item) == State.RELEASING
     assert get_state(other) == State.QUARANTINED
     assert item.changed_by == "bob@alpha.test"

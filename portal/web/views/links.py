@@ -104,7 +104,7 @@ def release_item(request: HttpRequest, link: DigestLink) -> HttpResponse:
     logger.info("digest_link_used schema=%s link=%d known_by=%s", get_schema(), link.pk, visitor.known_by)
     if visitor.browser:
         visitor.browser.save(update_fields=["used_at"])
-    response = HttpResponseRedirect(request.path, status=303)
+    response = HttpResponseRedirect(f"{request.path}?done", status=303)
     if cookie:
         remember(request, response, link, cookie)
     return response

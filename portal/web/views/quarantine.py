@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,13 +15,14 @@ from django.views.decorators.http import require_POST, require_safe
 from portal.tenants.people.models import User
 from portal.web.actions import ACTIONS, Outcome, count_deletable, may_act
 from portal.web.pages import render_page
-from portal.web.permissions import get_user, list_domains, list_mailboxes, list_own_mailboxes, signed_in
+from portal.web.permissions import get_user, list_domains, list_mailboxes, list_own_mailboxes, signed_in, visible_to
 from portal.web.selection import SHOWN, ListFilter, Selection, read_trail
 from quarantine.models import Category
-from quarantine.queries import Page, count_bounded, get_page
+from quarantine.queries import Page, count_bounded, get_page, refused_by_server
 
 PAGE_SIZE = 50
 COUNTED = 1000
+COUNTED_REFUSED = 100
 MAX_CHOICES = 50  # mailboxes or domains offered in a select
 MESSAGE_LEVELS = {"success": messages.SUCCESS, "warning": messages.WARNING}
 
@@ -90,7 +92,8 @@ def make_back(data: QueryDict, chosen: Selection) -> str:
 
 def make_list(user: User, shown: ListFilter, data: QueryDict) -> dict[str, Any]:
     """Everything that the list's template shows: one page of rows by key, and a bounded count."""
-    rows, after, trail = shown.list_rows(user), data.get("after") or None, read_trail(data)
+    visible = visible_to(user)
+    rows, after, trail = shown.narrow(visible), data.get("after") or None, read_trail(data)
     page = get_page(rows, after=after, size=PAGE_SIZE)
     if after and not page.items:
         page, after, trail = get_page(rows, after=None, size=PAGE_SIZE), None, []
@@ -106,9 +109,9 @@ def make_list(user: User, shown: ListFilter, data: QueryDict) -> dict[str, Any]:
         "older": make_older(shown, page, after, trail),
         "newer": make_newer(shown, after, trail),
         "places": {"after": after or "", "trail": ".".join(trail)},
-        "tabs": [
-            (name, label, shown.to_query(show="" if name == "held" else name)) for name, (label, _) in SHOWN.items()
-        ],
+        "refused": (refused := count_bounded(refused_by_server(visible), COUNTED_REFUSED)),
+        "refused_query": shown.to_query(show="refused"),
+        "tabs": list(make_tabs(shown, refused)),
         "categories": Category.choices,
         "mailboxes": own if 1 < len(own) <= MAX_CHOICES else [],
         "domains": domains if 1 < len(domains) <= MAX_CHOICES else [],
@@ -118,6 +121,16 @@ def make_list(user: User, shown: ListFilter, data: QueryDict) -> dict[str, Any]:
         "can_choose": any(may_act(row.state) for row in page.items),
         "seen": timezone.now().isoformat(),
     }
+
+
+def make_tabs(shown: ListFilter, refused: int) -> Iterator[tuple[str, str, str]]:
+    """Name, label and query of each tab."""
+    for name, (label, _) in SHOWN.items():
+        if name != "refused":
+            yield name, label, shown.to_query(show="" if name == "held" else name)
+        elif refused or shown.show == name:
+            more = "+" if refused == COUNTED_REFUSED else ""
+            yield name, f"{label} ({refused}{more})", shown.to_query(show=name)
 
 
 def make_older(shown: ListFilter, page: Page, after: str | None, trail: list[str]) -> str:
