@@ -119,6 +119,11 @@ class Recipient(models.Model):
             models.Index(
                 fields=["domain_id", "changed_at"], name="recipient_refused_domain", condition=models.Q(state="held")
             ),
+            models.Index(
+                fields=["domain_id", "received_at"],
+                name="recipient_released_domain",
+                condition=models.Q(state="released"),
+            ),
             models.Index(fields=["mailbox", "-received_at", "-id"], name="recipient_mailbox"),
             models.Index(fields=["domain_id", "-received_at", "-id"], name="recipient_domain"),
             models.Index(fields=["-received_at", "-id"], name="recipient_all"),

@@ -38,18 +38,23 @@ traced AS (
 )
 SELECT message_id FROM changed
 """
-# Content outlives its rows' need only where a row was released; those are few against all that is held.
+# Content outlives its rows' need only where a row was released: index recipient_released_domain.
 FIND_OUTLIVED = """
-SELECT c.message_id FROM quarantine_content c
-WHERE EXISTS (SELECT 1 FROM quarantine_message m WHERE m.id = c.message_id AND m.received_at < %(newest)s)
-AND NOT EXISTS (
+SELECT released.message_id FROM quarantine_recipient released
+WHERE released.state = 'released' AND released.received_at < %(before)s AND {domain}
+AND EXISTS (SELECT 1 FROM quarantine_content c WHERE c.message_id = released.message_id)
+AND {unneeded} LIMIT %(batch)s
+"""
+DROP_OUTLIVED = "DELETE FROM quarantine_content released WHERE message_id = ANY(%(messages)s) AND {unneeded}"
+UNNEEDED = """NOT EXISTS (
     SELECT 1 FROM quarantine_recipient r LEFT JOIN public.tenants_maildomain d ON d.id = r.domain_id
-    WHERE r.message_id = c.message_id AND (
+    WHERE r.message_id = released.message_id AND (
         r.state = ANY(%(needing)s) OR r.state = 'released'
         AND r.received_at >= %(now)s - make_interval(days => coalesce(d.retention_days, %(default)s))
     )
-) LIMIT %(batch)s
-"""
+)"""
+OF_DOMAIN = "released.domain_id = %(domain)s"
+OF_NO_DOMAIN = "released.domain_id <> ALL(%(domains)s)"
 
 
 def drop_unneeded(messages: Iterable[int]) -> None:
@@ -63,7 +68,7 @@ def drop_unneeded(messages: Iterable[int]) -> None:
 
 def expire_held() -> int:
     """Expire what was held for longer than its domain says, in the schema we are in; returns how many rows."""
-    days = dict(MailDomain.objects.filter(provider__schema_name=get_schema()).values_list("pk", "retention_days"))
+    days = get_days()
     expired = sum(_expire(Q(domain_id=domain), kept) for domain, kept in days.items())
     return expired + _expire(~Q(domain_id__in=list(days)), DEFAULT_DAYS)
 
@@ -97,28 +102,39 @@ def _expire_batch(which: Q, order: str, text: str) -> int:
 
 def drop_outlived() -> int:
     """Drop the content of released mail whose retention is over; returns how many messages."""
+    days = get_days()
+    dropped = sum(_drop_outlived(OF_DOMAIN, kept, domain=domain) for domain, kept in days.items())
+    return dropped + _drop_outlived(OF_NO_DOMAIN, DEFAULT_DAYS, domains=list(days))
+
+
+def _drop_outlived(where: str, days: int, **which: Any) -> int:
     now = timezone.now()
-    shortest = MailDomain.objects.filter(provider__schema_name=get_schema()).values_list("retention_days", flat=True)
-    values: dict[str, Any] = {
-        "newest": now - timedelta(days=min([*shortest, DEFAULT_DAYS])),
+    values = which | {
         "now": now,
+        "before": now - timedelta(days=days),
         "needing": [state for state in NEEDING if state != State.RELEASED.value],
         "default": DEFAULT_DAYS,
         "batch": BATCH,
     }
-    total = 0
-    while True:
-        dropped = _drop_outlived_batch(values)
+    query = FIND_OUTLIVED.format(domain=where, unneeded=UNNEEDED)
+    total, found = 0, BATCH
+    while found == BATCH:
+        found, dropped = _drop_outlived_batch(query, values)
         total += dropped
-        if dropped < BATCH:
-            return total
+    return total
 
 
-def _drop_outlived_batch(values: dict[str, Any]) -> int:
+def _drop_outlived_batch(query: str, values: dict[str, Any]) -> tuple[int, int]:
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(FIND_OUTLIVED, values)
-        messages = sorted(row[0] for row in cursor.fetchall())
+        cursor.execute(query, values)
+        found = [row[0] for row in cursor.fetchall()]
+        messages = sorted(set(found))
         cursor.execute(LOCK_CONTENT.format(**TABLES), [messages])
         # Asked again under the lock: a release may have come in between.
-        cursor.execute(f"DELETE FROM quarantine_content WHERE message_id IN ({FIND_OUTLIVED})", values)  # noqa: S608
-        return int(cursor.rowcount)
+        cursor.execute(DROP_OUTLIVED.format(unneeded=UNNEEDED), values | {"messages": messages})
+        return len(found), int(cursor.rowcount)
+
+
+def get_days() -> dict[int, int]:
+    """For how many days each domain of the schema we are in keeps its mail."""
+    return dict(MailDomain.objects.filter(provider__schema_name=get_schema()).values_list("pk", "retention_days"))

@@ -3,6 +3,8 @@
 from datetime import timedelta
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
@@ -82,6 +84,27 @@ def test_outlived_content_is_looked_at_by_the_shortest_retention(acme):
     MailDomain.objects.filter(name="beta.test").update(retention_days=2)
     keep("bea@beta.test", state=State.RELEASED, received_at=days_ago(3))
     assert retention.drop_outlived() == 1
+
+
+def test_released_mail_of_a_domain_that_left_is_dropped_too(acme):
+    keep("bob@alpha.test", state=State.RELEASED, received_at=days_ago(31))
+    stays = keep("bob@alpha.test", state=State.RELEASED, received_at=days_ago(29))
+    Recipient.objects.update(domain_id=999_999)
+    assert retention.drop_outlived() == 1
+    assert Content.objects.get().message == stays
+
+
+def test_outlived_content_goes_in_bounded_batches_found_by_age(acme, monkeypatch):
+    monkeypatch.setattr(retention, "BATCH", 3)
+    for _ in range(4):
+        keep(*BOTH, state=State.RELEASED, received_at=days_ago(31))
+    with connection.cursor() as cursor, CaptureQueriesContext(connection) as captured:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        assert retention.drop_outlived() == 4
+        query = next(entry["sql"] for entry in captured if "released.domain_id =" in entry["sql"])
+        cursor.execute(f"EXPLAIN {query}")
+        assert "recipient_released_domain" in str(cursor.fetchall())
+    assert not Content.objects.exists()
 
 
 def test_the_task_works_in_its_own_provider(committed):
