@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import NON_FIELD_ERRORS, ImproperlyConfigured, ValidationError
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, connection, models, transaction
 from django_tenants.utils import schema_context, schema_exists
 
 from portal.settings.environment import Address, parse_address
+from portal.tenants.database import get_schema
 from portal.tenants.loops import is_own_address
 from portal.tenants.models import Hostname, MailDomain, ServiceProvider, slug_validator
 from portal.tenants.people.models import DomainAdmin, Mailbox, MailboxAlias, User
@@ -169,7 +170,7 @@ def add_mailbox(
     for alias in others:
         get_domain(provider, alias.rpartition("@")[2])
     with _all_or_nothing(), schema_context(provider.schema_name):
-        for taken in [wanted, *others]:
+        for taken in sorted([wanted, *others]):  # in one order: two who ask at once wait, and do not deadlock
             check_address_is_free(taken)
         mailbox = Mailbox(address=wanted, domain_id=domain.pk, owner=owner)
         _check(mailbox)
@@ -188,11 +189,19 @@ def parse_mail_address(value: str) -> str:
 
 
 def check_address_is_free(address: str) -> None:
-    """Raise where the address is a mailbox or an alias in the present schema."""
+    """Raise where the address is a mailbox or an alias in the present schema; else nobody takes it before the present
+    transaction ends."""
+    lock_address(address)
     if Mailbox.objects.filter(address=address).exists():
         raise ProvisioningError(f"There is a mailbox {address} already.")
     if alias := MailboxAlias.objects.filter(address=address).select_related("mailbox").first():
         raise ProvisioningError(f"{address} is an alias of {alias.mailbox} already.")
+
+
+def lock_address(address: str) -> None:
+    """Let nobody else check this address until our transaction ends: no constraint spans mailboxes and aliases."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{get_schema()} {address}"])
 
 
 def _check(row: models.Model) -> None:

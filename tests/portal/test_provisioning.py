@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.core.management import call_command
@@ -211,6 +214,34 @@ def test_alias_of_another_mailbox_is_taken(db):
     provisioning.add_mailbox(get_acme(), "sales@alpha.test", aliases=["shop@alpha.test"])
     with pytest.raises(ProvisioningError, match=r"^shop@alpha.test is an alias of sales@alpha.test already\.$"):
         provisioning.add_mailbox(get_acme(), "shop@alpha.test")
+
+
+def test_two_who_want_one_address_at_once_do_not_both_get_it(committed, monkeypatch):
+    """One as a mailbox, one as an alias, which no constraint keeps apart."""
+    both = threading.Barrier(2)
+    find = Mailbox.full_clean
+
+    def clean_together(mailbox, *args, **kwargs):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(1)  # each has found the address free by now, where nothing keeps the other waiting
+        find(mailbox, *args, **kwargs)
+
+    monkeypatch.setattr(Mailbox, "full_clean", clean_together)
+
+    def add(address: str, *aliases: str) -> str:
+        try:
+            provisioning.add_mailbox(get_acme(), address, aliases=aliases)
+        except ProvisioningError as error:
+            return str(error)
+        finally:
+            connection.close()
+        return ""
+
+    with ThreadPoolExecutor(2) as threads:
+        told = [threads.submit(add, "sales@alpha.test"), threads.submit(add, "shop@alpha.test", "sales@alpha.test")]
+        answers = [answer.result(20) for answer in told]
+    assert sorted(map(bool, answers)) == [False, True]
+    assert "sales@alpha.test" in max(answers)
 
 
 def test_another_provider_may_have_the_same_person(db):
