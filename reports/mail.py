@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from django.template.loader import get_template
 
-from portal.tenants.colours import choose_text, format_colour, parse_colour
+from portal.tenants.colours import choose_text, format_colour, make_readable, parse_colour
 from portal.tenants.models import ServiceProvider
 from portal.tenants.urls import get_hostname, make_portal_url
 from quarantine.models import Category, Recipient
@@ -52,6 +52,11 @@ class Brand:
     def ink(self) -> str:
         """Black or white, whichever is better read on the provider's colour."""
         return format_colour(choose_text(parse_colour(self.provider.colour)))
+
+    @cached_property
+    def link_colour(self) -> str:
+        """The provider's colour, as dark as it must be to be read on white."""
+        return format_colour(make_readable(parse_colour(self.provider.colour), (255, 255, 255)))
 
     @cached_property
     def logo_cid(self) -> str:

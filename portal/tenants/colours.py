@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 Colour = tuple[int, int, int]
+CONTRAST = 4.5  # of text against its background
 
 
 def parse_colour(text: str) -> Colour:
@@ -33,3 +34,14 @@ def choose_text(background: Colour) -> Colour:
     """White or black, whichever reads better on the colour; one of them always reaches 4.5."""
     white, black = (255, 255, 255), (0, 0, 0)
     return white if get_contrast(white, background) >= get_contrast(black, background) else black
+
+
+def make_readable(colour: Colour, background: Colour) -> Colour:
+    """The colour, moved towards black or white until it can be read as text on the background."""
+    target = choose_text(background)
+    for step in range(21):
+        mixed = tuple(round(part + (end - part) * step / 20) for part, end in zip(colour, target, strict=True))
+        red, green, blue = mixed
+        if get_contrast((red, green, blue), background) >= CONTRAST:
+            return red, green, blue
+    return target

@@ -8,10 +8,9 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from portal.tenants.colours import Colour, choose_text, format_colour, get_contrast, parse_colour
+from portal.tenants.colours import choose_text, format_colour, make_readable, parse_colour
 from portal.tenants.models import ServiceProvider
 
-CONTRAST = 4.5  # WCAG 2.2, 1.4.3: text against its background
 LIGHT, DARK = (241, 243, 246), (38, 45, 54)  # the surfaces of static/lazaret.css on which a colour reads worst
 NEUTRAL = "#1f4e79"
 
@@ -45,17 +44,6 @@ def get_brand(request: HttpRequest) -> Brand:
 def brand(request: HttpRequest) -> dict[str, Any]:
     """The context processor."""
     return {"brand": get_brand(request)}
-
-
-def make_readable(colour: Colour, background: Colour) -> Colour:
-    """The colour, moved towards black or white until it can be read as text on the background."""
-    target = choose_text(background)
-    for step in range(21):
-        mixed = tuple(round(part + (end - part) * step / 20) for part, end in zip(colour, target, strict=True))
-        red, green, blue = mixed
-        if get_contrast((red, green, blue), background) >= CONTRAST:
-            return red, green, blue
-    return target
 
 
 def make_theme(colour: str) -> str:

@@ -10,10 +10,10 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from portal.tenants.colours import get_contrast, parse_colour
+from portal.tenants.colours import CONTRAST, get_contrast, parse_colour
 from portal.tenants.models import MailDomain, ServiceProvider
 from portal.tenants.people.models import DomainAdmin, Mailbox, SenderRule, User
-from portal.web.branding import CONTRAST, DARK, LIGHT, make_theme
+from portal.web.branding import DARK, LIGHT, make_theme
 from quarantine.models import State
 from reports.models import Digest
 from tests.kept_mail import keep
