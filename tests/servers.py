@@ -54,5 +54,13 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the servers of the process that started them
+def take_own_valkey(worker: str) -> None:
+    """A worker inherits the servers of the process that started it; queues and cache are its own."""
+    number = int(worker.removeprefix("gw")) % 15 + 1
+    os.environ["BROKER_URL"] = f"{os.environ['BROKER_URL'].rpartition('/')[0]}/{number}"
+
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    take_own_valkey(worker)
+else:
     start()
