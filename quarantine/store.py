@@ -35,6 +35,9 @@ __all__ += ["compress", "make_trace_id"]
 log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 20  # after that the sender is told to come again
+# PostgreSQL gives up before we do: a statement that it finished after that would be a message stored which the sender
+# was told to send again.
+STATEMENT_SECONDS = 15
 CONNECTION_SECONDS = 2.0  # to wait for a connection of the pool
 PAUSE_SECONDS = 1.0  # after PostgreSQL was out of reach, senders are told so at once instead of made to wait
 MAX_BATCH_ITEMS = 100

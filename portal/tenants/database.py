@@ -42,8 +42,15 @@ def get_conninfo(**extra: Any) -> str:
     )
 
 
-def make_pool(*, name: str, max_size: int) -> Pool:
-    """A pool to be opened with `await pool.open()`. Taking a connection raises PoolTimeout while there is none."""
+def make_pool(*, name: str, max_size: int, statement_seconds: float = 0) -> Pool:
+    """A pool to be opened with `await pool.open()`. Taking a connection raises PoolTimeout while there is none.
+
+    PostgreSQL itself gives up a statement after `statement_seconds` (0: never).
+    """
+
+    async def configure(connection: AsyncConnection[TupleRow]) -> None:
+        await connection.execute(f"SET statement_timeout = {round(statement_seconds * 1000)}")
+
     return AsyncConnectionPool(
         get_conninfo(application_name=f"lazaret-{name}"),
         min_size=1,
@@ -53,6 +60,7 @@ def make_pool(*, name: str, max_size: int) -> Pool:
         kwargs={"autocommit": True},
         reconnect_timeout=RECONNECT_SECONDS,
         check=check_connection,
+        configure=configure if statement_seconds else None,
     )
 
 

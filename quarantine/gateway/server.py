@@ -24,7 +24,7 @@ from quarantine.gateway.services import Services
 from quarantine.gateway.session import Session
 from quarantine.intake import Intake
 from quarantine.platform.heartbeat import keep_beating
-from quarantine.store import Store
+from quarantine.store import STATEMENT_SECONDS, Store
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Gateway:
     """Everything of a gateway process. Made and used inside one event loop: `start`, `serve`, `stop`."""
 
     def __init__(self, *, limits: Limits | None = None) -> None:
-        self.pool = make_pool(name=PART, max_size=POOL_SIZE)
+        self.pool = make_pool(name=PART, max_size=POOL_SIZE, statement_seconds=STATEMENT_SECONDS)
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
         self.directory = Directory(self.pool, hostname=settings.SMTP_HOSTNAME)
         self.store = Store(self.pool)

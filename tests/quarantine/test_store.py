@@ -38,8 +38,8 @@ VERDICT = Verdict(Action.DELIVER, Category.CLEAN, 1.5, (Finding("check", 1.5, "w
 
 
 @asynccontextmanager
-async def open_store():
-    pool = make_pool(name="test", max_size=2)
+async def open_store(statement_seconds: float = 0):
+    pool = make_pool(name="test", max_size=2, statement_seconds=statement_seconds)
     await pool.open()
     store = Store(pool)
     await store.start()
@@ -196,11 +196,11 @@ def test_who_leaves_during_the_commit_leaves_the_message():
 
 def test_a_database_that_says_nothing_is_not_waited_for(monkeypatch):
     """A lock stands for a server that hangs; senders are told, and custody goes on when it is over."""
-    monkeypatch.setattr("quarantine.store.COMMIT_SECONDS", 0.3)
+    monkeypatch.setattr("quarantine.store.COMMIT_SECONDS", 1)
     monkeypatch.setattr("quarantine.store.PAUSE_SECONDS", 0)
 
     async def work() -> list[list[bool]]:
-        async with open_store() as store:
+        async with open_store(statement_seconds=0.2) as store:
             async with await psycopg.AsyncConnection.connect(get_conninfo()) as blocker:
                 await blocker.execute("LOCK sp_acme.quarantine_message IN EXCLUSIVE MODE")
                 results = [await keep_all(store, filings[0])]
