@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Stack:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=die_with_parent(signal.SIGTERM),
+                preexec_fn=begin_as_at_a_terminal(),
             )
 
     def run_to_end(self, *arguments: str, seconds: float = 60) -> tuple[int, str]:
@@ -133,6 +134,18 @@ class Stack:
         if self.process:
             self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def begin_as_at_a_terminal() -> Callable[[], None]:
+    """For the new process: Ctrl-C counts, though a shell that put us in the background may have had it ignored."""
+    tie = die_with_parent(signal.SIGTERM)
+
+    def begin() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if tie:
+            tie()
+
+    return begin
 
 
 def is_listening(port: int) -> bool:
