@@ -24,13 +24,8 @@ from psycopg.rows import TupleRow
 from filtering.evidence import Evidence, PtrEvidence
 from filtering.verdict import Finding, Verdict
 from portal.tenants.database import Pool, finish_within
-from quarantine.content import compress
 from quarantine.faults import name_fault
 from quarantine.models import State
-from quarantine.trace_id import make_trace_id
-
-__all__ = ["Filing", "Outcome", "Store", "StoreUnavailableError", "Transaction", "UnroutedRefusal"]
-__all__ += ["compress", "make_trace_id"]
 
 log = logging.getLogger(__name__)
 

@@ -1,12 +1,9 @@
-"""The policy releases in the database: the one that is live, and the first of all."""
+"""The policy releases in the database: the one that is live. The first is made by a migration."""
 
 from __future__ import annotations
 
 from filtering.policy.models import PolicyRelease
 from filtering.policy.values import ReleasePolicy
-
-FIRST_RELEASE = 1
-FIRST_NOTE = "The first policy: clients without reverse DNS are refused, spam is held from 5 points on."
 
 
 class NoLiveRelease(Exception):
@@ -19,13 +16,3 @@ def get_live() -> ReleasePolicy:
     if row is None:
         raise NoLiveRelease("No policy release is live.")
     return ReleasePolicy.from_content(row.number, row.content)
-
-
-def ensure_first_release() -> ReleasePolicy:
-    """The live release; where there is no release at all, the first one is made and put live."""
-    if not PolicyRelease.objects.exists():
-        content = ReleasePolicy(number=FIRST_RELEASE).to_content()
-        PolicyRelease.objects.get_or_create(
-            number=FIRST_RELEASE, defaults={"content": content, "note": FIRST_NOTE, "is_live": True}
-        )
-    return get_live()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from filtering.policy.models import PolicyRelease
-from filtering.policy.releases import NoLiveRelease, ensure_first_release, get_live
+from filtering.policy.releases import NoLiveRelease, get_live
 from filtering.policy.values import ReleasePolicy
 
 
@@ -15,13 +15,6 @@ def test_first_release_is_live_and_complete(db: None) -> None:
     assert row.number == 1
     assert row.content == ReleasePolicy(1).to_content()
     assert get_live() == ReleasePolicy(1)
-
-
-def test_first_release_is_made_once(db: None) -> None:
-    PolicyRelease.objects.all().delete()
-
-    assert ensure_first_release() == ensure_first_release() == ReleasePolicy(1)
-    assert PolicyRelease.objects.count() == 1
 
 
 def test_nothing_is_judged_without_a_live_release(db: None) -> None:

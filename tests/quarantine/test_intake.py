@@ -21,7 +21,8 @@ from quarantine.intake import Intake, IntakeUnavailableError, Recipient, Result,
 from quarantine.models import Content
 from quarantine.models import Recipient as Row
 from quarantine.platform.models import DeliveryJob
-from quarantine.store import Store, Transaction, make_trace_id
+from quarantine.store import Store, Transaction
+from quarantine.trace_id import make_trace_id
 from tests.quarantine.gateways import run_gateway
 
 RAW = b"From: ann@sender.test\r\nSubject: x\r\n\r\nx\r\n"

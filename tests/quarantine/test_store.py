@@ -17,6 +17,7 @@ from filtering.verdict import Action, Category, Finding, Verdict
 from portal.tenants.database import get_conninfo, make_pool
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox
+from quarantine.content import compress
 from quarantine.models import Content, Event, Message, Recipient, State
 from quarantine.platform.models import DeliveryJob
 from quarantine.store import (
@@ -27,9 +28,8 @@ from quarantine.store import (
     StoreUnavailableError,
     Transaction,
     clean,
-    compress,
-    make_trace_id,
 )
+from quarantine.trace_id import make_trace_id
 
 pytestmark = pytest.mark.usefixtures("committed")
 
