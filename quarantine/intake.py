@@ -25,7 +25,7 @@ from portal.tenants.directory import Addressee, Directory, ServedDomain, Unknown
 from portal.tenants.urls import make_portal_url
 from quarantine.content import compress
 from quarantine.models import State
-from quarantine.store import Filing, Outcome, Store, Transaction, UnroutedRefusal
+from quarantine.store import Filing, Outcome, Store, Transaction, Unrouted
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class Intake:
 
     async def record_relay_denied(self, transaction: Transaction, given: str, reply: str) -> None:
         """File a recipient of a domain that is not ours, for the operator."""
-        await self._store.keep(UnroutedRefusal(transaction, given, reply))
+        await self._store.keep(Unrouted(transaction, given, reply))
 
     async def record_refused_message(
         self, transaction: Transaction, recipients: Iterable[Recipient], *, size: int, reply: str, reason: str

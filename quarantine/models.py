@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from django.contrib.postgres.indexes import HashIndex
 from django.db import models
-from django.db.models.functions import Now
+from django.db.models.functions import Lower, Now
 
 from portal.tenants.people.models import Mailbox
 
@@ -29,6 +30,7 @@ class State(models.TextChoices):
     REFUSED = "refused", "Refused"
     EXPIRED = "expired", "Expired"
     DELETED = "deleted", "Deleted"
+    UNFINISHED = "unfinished", "Not taken yet: the sender was told, or has, to try again"
 
 
 class Category(models.TextChoices):
@@ -52,6 +54,7 @@ class Message(models.Model):
     client_ip = models.GenericIPAddressField(null=True)
     ptr_status = models.CharField(max_length=12, blank=True, default="", db_default="")
     ptr_name = models.CharField(max_length=255, blank=True, default="", db_default="")
+    ptr_milliseconds = models.PositiveIntegerField(default=0, db_default=0)
     helo = models.CharField(max_length=255, blank=True)
     tls = models.CharField(max_length=60, blank=True, default="", db_default="")
     sender = models.CharField(max_length=320, blank=True)  # empty: the null reverse-path
@@ -62,6 +65,15 @@ class Message(models.Model):
     message_id = models.CharField(max_length=998, blank=True, default="", db_default="")
     evidence = models.JSONField(default=dict, db_default={})
     policy_release = models.PositiveIntegerField(default=0, db_default=0)
+    # Every reply of the transaction that concerns this provider, in order: [["RCPT bob@alpha.test", "250 2.1.5 ..."]]
+    replies = models.JSONField(default=list, db_default=[])
+
+    class Meta:
+        indexes: ClassVar = [
+            models.Index(Lower("sender"), models.F("received_at").desc(), name="message_sender"),
+            models.Index(fields=["client_ip", "-received_at"], name="message_client"),
+            HashIndex(fields=["message_id"], name="message_message_id"),  # longer ones than a B-tree takes
+        ]
 
     def __str__(self) -> str:
         return self.trace_id
@@ -99,6 +111,7 @@ class Recipient(models.Model):
     findings = models.JSONField(default=list, db_default=[])  # [{"check", "points", "text"}]
     policy_release = models.PositiveIntegerField(default=0, db_default=0)
     reply = models.CharField(max_length=600, blank=True, default="", db_default="")  # last SMTP reply, given or got
+    cause = models.CharField(max_length=24, blank=True, default="", db_default="")  # of a refusal or deferral of ours
     attempts = models.PositiveIntegerField(default=0, db_default=0)
 
     class Meta:
@@ -127,6 +140,7 @@ class Recipient(models.Model):
             models.Index(fields=["mailbox", "-received_at", "-id"], name="recipient_mailbox"),
             models.Index(fields=["domain_id", "-received_at", "-id"], name="recipient_domain"),
             models.Index(fields=["-received_at", "-id"], name="recipient_all"),
+            models.Index(Lower("address"), models.F("received_at").desc(), name="recipient_address"),
         ]
 
     def __str__(self) -> str:

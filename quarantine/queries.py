@@ -16,7 +16,7 @@ from portal.tenants.models import ServiceProvider
 from portal.tenants.people.models import User
 from quarantine.content import ContentGoneError, restore
 from quarantine.models import Content, Message, Recipient, State
-from quarantine.platform.models import UnroutedRefusal
+from quarantine.platform.models import Unrouted
 from quarantine.trace_id import read_trace_id
 
 NEWEST_FIRST = ("-received_at", "-id")
@@ -173,6 +173,6 @@ def _list_schemas_of_trace(trace_id: str, schemas: list[str]) -> list[str]:
         return [row[0] for row in cursor.fetchall()]
 
 
-def list_unrouted(trace_id: str) -> QuerySet[UnroutedRefusal]:
+def list_unrouted(trace_id: str) -> QuerySet[Unrouted]:
     """Recipients of that trace that belonged to no provider."""
-    return UnroutedRefusal.objects.filter(trace_id=read_trace_id(trace_id)).order_by("at", "id")
+    return Unrouted.objects.filter(trace_id=read_trace_id(trace_id)).order_by("at", "id")

@@ -90,7 +90,7 @@ class Filing:
 
 
 @dataclass(frozen=True, slots=True)
-class UnroutedRefusal:
+class Unrouted:
     """A recipient refused that belongs to no provider."""
 
     transaction: Transaction
@@ -98,7 +98,7 @@ class UnroutedRefusal:
     reply: str
 
 
-Record = Filing | UnroutedRefusal
+Record = Filing | Unrouted
 Statement = tuple[sql.Composed | str, dict[str, Any]]
 
 # A transaction whose recipients were refused one by one before has its row already: later news replaces the older.
@@ -138,7 +138,7 @@ SELECT r.message_id, r.id, o.event, o.text FROM recipient r JOIN outcome o USING
 """
 
 UNROUTED = """
-INSERT INTO public.platform_unroutedrefusal
+INSERT INTO public.platform_unrouted
     (trace_id, at, client_ip, ptr_status, helo, sender, recipient, reply)
 VALUES (%(trace_id)s, %(received_at)s, %(client_ip)s, %(ptr_status)s, %(helo)s, %(sender)s, %(recipient)s, %(reply)s)
 """
@@ -277,7 +277,7 @@ async def check_durability(connection: AsyncConnection[TupleRow]) -> None:
 def make_statement(record: Record) -> Statement:
     """The statement for a record, its strings made fit for PostgreSQL and for their columns."""
     values = _describe(record.transaction)
-    if isinstance(record, UnroutedRefusal):
+    if isinstance(record, Unrouted):
         return UNROUTED, values | {"recipient": clean(record.recipient, 320), "reply": clean(record.reply, 600)}
     codec, data = record.stored or (None, None)
     content, outcomes = record.evidence.content, record.outcomes

@@ -72,6 +72,14 @@ class PtrAction(models.TextChoices):
     REFUSE = "refuse", "Refuse"
 
 
+class RecipientPolicy(models.TextChoices):
+    """Which addresses of a domain are taken at RCPT."""
+
+    KNOWN = "known", "Only the mailboxes listed here"
+    CALLOUT = "callout", "Those the mail server knows: it is asked"
+    ANYONE = "anyone", "Every address; a mailbox is made on its first mail"
+
+
 class MailDomain(models.Model):
     """A customer's mail domain: its provider, its mail server, and what its admins chose."""
 
@@ -84,6 +92,12 @@ class MailDomain(models.Model):
     spam_action = models.CharField(max_length=12, choices=MailAction.choices, default=MailAction.QUARANTINE)
     sure_spam_action = models.CharField(max_length=12, choices=MailAction.choices, default=MailAction.QUARANTINE)
     ptr_action = models.CharField(max_length=12, choices=PtrAction.choices, blank=True, default=PtrAction.RELEASE)
+    recipient_policy = models.CharField(
+        max_length=10,
+        choices=RecipientPolicy.choices,
+        default=RecipientPolicy.KNOWN,
+        db_default=RecipientPolicy.KNOWN.value,
+    )
     retention_days = models.PositiveSmallIntegerField(
         default=30,
         db_default=30,

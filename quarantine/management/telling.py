@@ -8,7 +8,7 @@ from typing import Any
 
 from portal.tenants.models import ServiceProvider
 from quarantine.models import Event, Message, Recipient
-from quarantine.platform.models import UnroutedRefusal
+from quarantine.platform.models import Unrouted
 
 
 def show(value: object) -> str:
@@ -73,7 +73,7 @@ def make_event(event: Event, addresses: dict[int, str]) -> dict[str, Any]:
     }
 
 
-def make_unrouted(refusal: UnroutedRefusal) -> dict[str, Any]:
+def make_unrouted(refusal: Unrouted) -> dict[str, Any]:
     return {
         "at": refusal.at.isoformat(),
         "client_ip": refusal.client_ip or "",

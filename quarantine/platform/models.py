@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.db import models
-from django.db.models.functions import Now
+from django.db.models.functions import Lower, Now
 
 
 class Lane(models.TextChoices):
@@ -41,20 +41,75 @@ class DeliveryJob(models.Model):
         return f"{self.lane} {self.schema}/{self.recipient_id}"
 
 
-class UnroutedRefusal(models.Model):
-    """A recipient refused that belongs to no provider (relay denied): for the operator to find."""
+class Unrouted(models.Model):
+    """What reached no provider, for the operator to find: a recipient of a domain that is not ours, or a connection
+    that ended before it named a recipient of ours. Alike ones of one moment share a row.
+    """
 
     trace_id = models.CharField(max_length=20, db_index=True)
     at = models.DateTimeField(db_index=True)
     client_ip = models.GenericIPAddressField(null=True)
     ptr_status = models.CharField(max_length=12, blank=True, default="", db_default="")
+    ptr_name = models.CharField(max_length=255, blank=True, default="", db_default="")
+    ptr_milliseconds = models.PositiveIntegerField(default=0, db_default=0)
     helo = models.CharField(max_length=255, blank=True)
+    tls = models.CharField(max_length=60, blank=True, default="", db_default="")
     sender = models.CharField(max_length=320, blank=True)
     recipient = models.CharField(max_length=320, blank=True)
-    reply = models.CharField(max_length=600)
+    outcome = models.CharField(max_length=12, default="refused", db_default="refused")  # refused, deferred, unfinished
+    cause = models.CharField(max_length=24, blank=True, default="", db_default="")
+    reply = models.CharField(max_length=600)  # the last that was given
+    replies = models.JSONField(default=list, db_default=[])  # as quarantine.Message.replies
+    times = models.PositiveIntegerField(default=1, db_default=1)
+
+    class Meta:
+        indexes: ClassVar = [
+            models.Index(Lower("sender"), models.F("at").desc(), name="unrouted_sender"),
+            models.Index(Lower("recipient"), models.F("at").desc(), name="unrouted_recipient"),
+            models.Index(fields=["client_ip", "-at"], name="unrouted_client"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.trace_id} {self.reply[:40]}"
+
+
+class Receipt(models.Model):
+    """A message that was answered 250 a short while ago: the same again is the same message.
+
+    The fingerprint is of schema, client, sender, recipients and SHA-256 of the octets.
+    """
+
+    fingerprint = models.BinaryField(max_length=32, primary_key=True)
+    trace_id = models.CharField(max_length=20)
+    at = models.DateTimeField(db_default=Now(), db_index=True)
+
+    def __str__(self) -> str:
+        return self.trace_id
+
+
+class HourlyCount(models.Model):
+    """How often something happened in an hour; written in the transaction of the rows it counts.
+
+    Each process has rows of its own, so that none waits for another; they are added up when read.
+    """
+
+    hour = models.DateTimeField()
+    schema = models.CharField(max_length=63, blank=True, default="")  # empty: it reached no provider
+    domain_id = models.BigIntegerField(default=0)  # 0: no domain
+    kind = models.CharField(max_length=12)  # accepted, held, refused, deferred, unfinished, dns
+    cause = models.CharField(max_length=24, blank=True, default="")
+    instance = models.CharField(max_length=64)
+    count = models.PositiveBigIntegerField()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["hour", "schema", "domain_id", "kind", "cause", "instance"], name="hourly_count_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H} {self.kind} {self.cause}: {self.count}"
 
 
 class Heartbeat(models.Model):

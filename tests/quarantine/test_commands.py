@@ -10,7 +10,7 @@ from django_tenants.utils import schema_context
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox, MailboxAlias
 from quarantine.models import Content, Event, Recipient, State
-from quarantine.platform.models import DeliveryJob, UnroutedRefusal
+from quarantine.platform.models import DeliveryJob, Unrouted
 from tests.kept_mail import keep
 from tests.running_courier import running_courier
 from tests.smtp_sink import Sink
@@ -60,7 +60,7 @@ def test_trace_tells_a_person_without_letting_the_sender_write_on_the_terminal(c
 
 def test_trace_finds_what_belonged_to_no_provider(capsys, db):
     trace = "01JAAAAAAAAAAAAAAAAA"
-    UnroutedRefusal.objects.create(trace_id=trace, at=timezone.now(), recipient="x@no.test", reply="550 5.7.1 no")
+    Unrouted.objects.create(trace_id=trace, at=timezone.now(), recipient="x@no.test", reply="550 5.7.1 no")
     assert call_json(capsys, "trace", trace)["unrouted"][0]["reply"] == "550 5.7.1 no"
     assert "550 5.7.1 no" in call(capsys, "trace", trace)
 

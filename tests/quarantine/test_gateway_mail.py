@@ -12,7 +12,7 @@ from portal.tenants.models import MailDomain
 from portal.tenants.people.models import MailboxAlias, SenderRule
 from quarantine.gateway.limits import Limits
 from quarantine.models import Content, Event, Message, Recipient
-from quarantine.platform.models import DeliveryJob, UnroutedRefusal
+from quarantine.platform.models import DeliveryJob, Unrouted
 from quarantine.queries import read_raw
 from tests.quarantine.gateways import run_gateway, run_name_server
 
@@ -201,7 +201,7 @@ def test_relaying_is_denied_and_on_the_operators_record(gateway):
     client.ask("MAIL FROM:<ann@sender.test>")
     reply = client.ask("RCPT TO:<you@elsewhere.test>")
     assert reply == "550 5.7.1 Relaying denied: we take no mail for this domain"
-    refusal = UnroutedRefusal.objects.get()
+    refusal = Unrouted.objects.get()
     assert (refusal.sender, refusal.recipient, refusal.reply) == ("ann@sender.test", "you@elsewhere.test", reply)
 
 

@@ -10,7 +10,7 @@ from portal.tenants.people.models import DomainAdmin, Mailbox, User
 from quarantine import queries
 from quarantine.content import ContentDamagedError, ContentGoneError
 from quarantine.models import Content, Message, Recipient
-from quarantine.platform.models import UnroutedRefusal
+from quarantine.platform.models import Unrouted
 from tests.kept_mail import RAW, keep
 
 DAY = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -172,7 +172,7 @@ def test_a_trace_is_found_however_it_is_typed(db):
         assert queries.find_trace(typed) == message
         assert queries.find_trace("nothing") is None
     assert [provider.slug for provider in queries.list_providers_of_trace(typed)] == ["acme"]
-    UnroutedRefusal.objects.create(trace_id=message.trace_id, at=DAY, reply="550 5.7.1 no")
+    Unrouted.objects.create(trace_id=message.trace_id, at=DAY, reply="550 5.7.1 no")
     assert queries.list_unrouted(typed).count() == 1
 
 

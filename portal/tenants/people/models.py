@@ -121,3 +121,22 @@ class SenderRule(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} {self.pattern}"
+
+
+class PtrException(models.Model):
+    """Clients of this network are taken without reverse DNS until then, for a domain or (empty) the whole provider.
+
+    Rows are never deleted: they say who granted what, when and why, and who ended it.
+    """
+
+    network = models.CharField(max_length=43)  # an address or a network, as ipaddress writes it
+    domain_id = models.BigIntegerField(null=True, blank=True)
+    until = models.DateTimeField(db_index=True)
+    reason = models.CharField(max_length=300)
+    created_by = models.CharField(max_length=320)  # a person, by address
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_by = models.CharField(max_length=320, blank=True, default="", db_default="")
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.network} until {self.until:%Y-%m-%d}"
