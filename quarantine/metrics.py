@@ -1,0 +1,99 @@
+"""Every number that is measured, by name; `/metrics` shows them added up over the processes of a machine.
+
+Counting costs about a microsecond and never waits: the numbers live in the process, and quarantine.tally carries them
+out. A label has few values, all of our own choosing: nothing that a stranger says becomes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+QUICK_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+SLOW_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+RECORDS = (1, 2, 5, 10, 20, 50, 100)
+VERBS = frozenset(
+    {"HELO", "EHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "AUTH"}
+    | {"STARTTLS", "XCLIENT", "XFORWARD"}
+)
+
+
+def _count(name: str, text: str, *labels: str) -> Counter:
+    return Counter(f"lazaret_{name}", text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(f"lazaret_{name}", text, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> Histogram:
+    return Histogram(f"lazaret_{name}", text, labels, buckets=buckets, registry=REGISTRY)
+
+
+# The gateway. `cause` is a quarantine.causes.Cause, or empty; outcomes are those of the page of counts.
+CONNECTIONS = _count("connections", "Connections that ended, by outcome and cause.", "outcome", "cause")
+OPEN_SESSIONS = _gauge("open_sessions", "SMTP sessions open now.")
+COMMANDS = _count("commands", "SMTP commands, by verb and class of the reply.", "verb", "reply")
+TRANSACTIONS = _count("transactions", "Mail transactions that ended, by outcome and cause.", "outcome", "cause")
+RECEIVED_BYTES = _count("received_bytes", "Octets of messages received.")
+DATA_REPLY_SECONDS = _histogram(
+    "data_reply_seconds", "Seconds from the end of a message to the reply.", buckets=QUICK_SECONDS
+)
+IN_HAND_BYTES = _gauge("in_hand_bytes", "Octets of messages that sessions have in memory now.")
+EVENT_LOOP_LAG_SECONDS = _gauge("event_loop_lag_seconds", "How late the gateway's event loop is, at its worst.")
+SHED = _count("shed", "Connections and messages told to come later, to keep the gateway well, by cause.", "cause")
+DUPLICATES = _count("duplicates", "Messages sent again although they were taken, answered 250 and not kept twice.")
+
+# The store
+COMMIT_SECONDS = _histogram("commit_seconds", "Seconds that a commit of received mail took.", buckets=QUICK_SECONDS)
+COMMIT_RECORDS = _histogram("commit_records", "Records that shared a commit.", buckets=RECORDS)
+STORE_QUEUE_RECORDS = _gauge("store_queue_records", "Records that wait for the next commit.")
+
+# What is asked of others
+PTR_LOOKUPS = _count("ptr_lookups", "Reverse DNS of clients, by outcome.", "outcome")
+PTR_LOOKUP_SECONDS = _histogram(
+    "ptr_lookup_seconds", "Seconds until the reverse DNS of a client was known.", buckets=QUICK_SECONDS
+)
+REVERSE_DNS_BREAKER_OPEN = _gauge(
+    "reverse_dns_breaker_open", "Gateways whose reverse DNS rule is off, because too many look-ups fail."
+)
+DNS_ANSWERS = _count("dns_answers", "Answers of the DNS resolver, by outcome.", "outcome")
+CALL_OUTS = _count("call_outs", "Customers' servers asked for a mailbox, by outcome.", "outcome")
+
+# The courier
+DELIVERY_ATTEMPTS = _count("delivery_attempts", "Recipients tried to deliver to, by lane and result.", "lane", "result")
+DELIVERY_ATTEMPT_SECONDS = _histogram(
+    "delivery_attempt_seconds", "Seconds that a try to deliver a message took, by lane.", "lane", buckets=SLOW_SECONDS
+)
+DELIVERY_SERVERS_DOWN = _gauge("delivery_servers_down", "Customers' servers that cannot be reached now.")
+
+# Portal and worker
+PAGES = _count("pages", "Requests that the portal answered, by class of the status.", "status")
+PAGE_SECONDS = _histogram("page_seconds", "Seconds that the portal took for a request.", buckets=QUICK_SECONDS)
+TASKS = _count("tasks", "Tasks that a worker ended, by name and result.", "task", "result")
+TASK_SECONDS = _histogram("task_seconds", "Seconds that a task of the worker took.", buckets=SLOW_SECONDS)
+
+# Every process
+PROCESS_CPU_SECONDS = _count("process_cpu_seconds", "Seconds of processor time used, by process.", "process")
+PROCESS_RESIDENT_BYTES = _gauge("process_resident_bytes", "Memory in use, by process.", "process")
+
+HIGHEST = frozenset({"lazaret_event_loop_lag_seconds"})  # gauges of which the highest counts; the others are added up
+
+
+def count_command(verb: str, code: int) -> None:
+    """An SMTP command, whatever a client calls a command, and the code of its reply."""
+    COMMANDS.labels(verb if verb in VERBS else "other", f"{code // 100}xx").inc()
+
+
+def follow(counter: Counter, counts: Mapping[str, int]) -> Callable[[], None]:
+    """What brings `counter`, labelled with the keys, up to `counts`, which somebody else keeps and which only grow."""
+    seen: dict[str, int] = {}
+
+    def catch_up() -> None:
+        for key, number in dict(counts).items():
+            counter.labels(key).inc(number - seen.get(key, 0))
+            seen[key] = number
+
+    return catch_up
