@@ -32,6 +32,8 @@ class Cause(TextChoices):
     NOT_SMTP = "not_smtp", "the client does not speak SMTP"
     EARLY_TALKER = "early_talker", "the client spoke before it was greeted"
     BAD_PROXY = "bad_proxy", "the proxy in front did not say for whom it speaks"
+    # Taken before
+    SENT_AGAIN = "sent_again", "it had been taken a moment before"
     # Not finished by the client
     TIMEOUT = "timeout", "the client was too slow"
     DISCONNECTED = "disconnected", "the client hung up"

@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -23,9 +23,11 @@ from filtering.verdict import Action, Category, Verdict
 from portal.tenants.database import Pool, finish_within
 from portal.tenants.directory import Addressee, Directory, ServedDomain, UnknownMailbox
 from portal.tenants.urls import make_portal_url
+from quarantine.causes import Cause
 from quarantine.content import compress
 from quarantine.models import State
-from quarantine.store import Filing, Outcome, Store, Transaction, Unrouted
+from quarantine.records import EVERYBODY, Filing, Outcome, Transaction, Unrouted
+from quarantine.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ MANY_RECIPIENTS = 10  # from here on the event loop would feel it
 RELEASE_SECONDS = 10.0  # to read the live policy release
 MAX_RECEIVED_HEADERS = 100  # more is a loop (RFC 5321 6.3)
 MAX_HEADER_OCTETS = 1024 * 1024  # in which they are counted
+MAX_OWN_TRACES = 1  # a message that has been here twice goes round
+END_OF_DATA = "end of data"
+UNJUDGED = Verdict(Action.REFUSE, Category.POLICY, 0.0, (), 0)
 LIVE_RELEASE = "SELECT number, content FROM public.policy_policyrelease WHERE is_live"
 
 
@@ -58,6 +63,26 @@ class Recipient:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """A recipient that was neither taken nor refused: we said 4xx, or the client did not finish."""
+
+    given: str
+    domain: ServedDomain
+    mailbox_id: int | None
+    cause: Cause
+    reply: str  # the last that was given about it
+    is_deferred: bool  # by us
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What became of a message, and the trace id under which it is found: of a message sent again, the first one's."""
+
+    result: Result
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Examined:
     """What was found out about the octets, away from the event loop."""
 
@@ -65,7 +90,8 @@ class Examined:
     classifier: dict[str, ClassifierEvidence]  # by provider
     sha256: bytes
     stored: tuple[int, bytes]
-    hops: int
+    hops: int = 0
+    own_traces: int = 0
 
 
 PolicyKey = tuple[str, bool, str, str, str, tuple[tuple[str, str, str], ...]]
@@ -75,9 +101,17 @@ class Intake:
     """Judges clients at RCPT and messages at the end of DATA. One for a process."""
 
     def __init__(
-        self, pool: Pool, directory: Directory, store: Store, classifier: Classifier, executor: Executor
+        self,
+        pool: Pool,
+        directory: Directory,
+        store: Store,
+        classifier: Classifier,
+        executor: Executor,
+        *,
+        hostname: str,
     ) -> None:
         self._pool = pool
+        self._hostname = hostname
         self._store = store
         self._classifier = classifier
         self._executor = executor
@@ -120,50 +154,64 @@ class Intake:
     ) -> None:
         """File a recipient refused at RCPT for what the client is, before the client is told."""
         verdict = Verdict(Action.REFUSE, Category.POLICY, 0.0, (refusal.finding,), (await self.get_release()).number)
-        domain, mailbox_id = recipient.addressee.domain, recipient.addressee.mailbox_id
-        await self._record(transaction, recipient.given, domain, mailbox_id, verdict, reply, refusal.finding.text)
+        outcome = make_refusal(recipient, verdict, Cause.REVERSE_DNS, reply, refusal.finding.text)
+        await self._store.keep(_make_note(transaction, recipient.addressee.domain.schema, [outcome]))
 
     async def record_unknown_mailbox(
         self, transaction: Transaction, given: str, unknown: UnknownMailbox, reply: str
     ) -> None:
         """File a recipient that is not there, in the provider whose domain it is."""
-        verdict = Verdict(Action.REFUSE, Category.POLICY, 0.0, (), 0)
-        await self._record(transaction, given, unknown.domain, None, verdict, reply, "There is no such mailbox.")
+        nobody = Recipient(given, Addressee(unknown.address, unknown.domain, None))
+        outcome = make_refusal(nobody, UNJUDGED, Cause.NO_MAILBOX, reply, "There is no such mailbox.")
+        await self._store.keep(_make_note(transaction, unknown.domain.schema, [outcome]))
 
     async def record_relay_denied(self, transaction: Transaction, given: str, reply: str) -> None:
         """File a recipient of a domain that is not ours, for the operator."""
-        await self._store.keep(Unrouted(transaction, given, reply))
+        await self._store.keep(Unrouted(transaction, given, reply, Cause.RELAY_DENIED))
 
     async def record_refused_message(
-        self, transaction: Transaction, recipients: Iterable[Recipient], *, size: int, reply: str, reason: str
-    ) -> None:
-        """File a message that was refused unread for all its recipients; its content is not kept."""
-        verdict = Verdict(Action.REFUSE, Category.POLICY, 0.0, (), 0)
-        judged = [(recipient, verdict) for recipient in recipients]
-        await self._store.keep(*_make_filings(transaction, judged, Result.REFUSED, reply, reason=reason, size=size))
-
-    async def _record(
         self,
         transaction: Transaction,
-        given: str,
-        domain: ServedDomain,
-        mailbox_id: int | None,
-        verdict: Verdict,
+        recipients: Iterable[Recipient],
+        left: Iterable[Left],
+        *,
+        size: int,
         reply: str,
-        reason: str,
+        cause: Cause,
     ) -> None:
-        outcome = Outcome(given, domain.id, mailbox_id, State.REFUSED, verdict, reply, "refused", f"{reply} [{reason}]")
-        evidence = Evidence(ptr=transaction.ptr)
-        await self._store.keep(Filing(domain.schema, transaction, (outcome,), evidence))
+        """File a message that was refused unread for all its recipients; its content is not kept."""
+        outcomes = [make_refusal(recipient, UNJUDGED, cause, reply, cause.label) for recipient in recipients]
+        schemas = [recipient.addressee.domain.schema for recipient in recipients]
+        transaction = _with_answer(transaction, reply)
+        filings = _make_notes(transaction, zip(schemas, outcomes, strict=True), left)
+        await self._store.keep(*(replace(filing, size=size) for filing in filings))
+
+    def note_left(self, transaction: Transaction, left: Iterable[Left], schemas: Iterable[str] = ()) -> None:
+        """Have it written what became of recipients of a transaction that ended without a message, and what was said
+        last to those of `schemas`, whose refusals are on record. Soon, and not before any reply.
+        """
+        filings = {filing.schema: filing for filing in _make_notes(transaction, (), left)}
+        for schema in schemas:
+            filings.setdefault(schema, _make_note(transaction, schema, []))
+        if filings:
+            self._store.note(*filings.values())
 
     async def receive(
-        self, transaction: Transaction, recipients: list[Recipient], raw: bytes, replies: Mapping[Result, str]
-    ) -> Result:
+        self,
+        transaction: Transaction,
+        recipients: list[Recipient],
+        raw: bytes,
+        replies: Mapping[Result, str],
+        left: Iterable[Left] = (),
+    ) -> Received:
         """Look at the message, judge it for every recipient, and store all that in one transaction.
 
-        `replies` are the words that the sender will be told for each result, for the record. When this returns, the
-        result is on disk. Raises IntakeUnavailableError or StoreUnavailableError when it is not: then the sender
-        must be told to try again. Whatever else is raised means the same.
+        `replies` are the words that the sender will be told for each result, for the record; `left` are recipients of
+        the same transaction that were not taken. When this returns, the result is on disk, or it was before: the same
+        message from the same client to the same recipients within ten minutes is taken once (RFC 5321 4.5.3.2.6).
+
+        Raises IntakeUnavailableError or StoreUnavailableError when it is not: then the sender must be told to try
+        again. Whatever else is raised means the same.
         """
         release = await self.get_release()
         examined = await self._examine(raw, {recipient.addressee.domain.provider for recipient in recipients})
@@ -172,12 +220,12 @@ class Intake:
             for provider, opinion in examined.classifier.items()
         }
         verdicts = await self._judge(make_message(transaction, raw), evidence, release, recipients)
-        result = decide((verdict for _, verdict in verdicts), examined.hops)
-        filings = _make_filings(
-            transaction, verdicts, result, replies[result], evidence=evidence, examined=examined, size=len(raw)
-        )
-        await self._store.keep(*filings)
-        return result
+        result = decide((verdict for _, verdict in verdicts), examined)
+        transaction = _with_answer(transaction, replies[result])
+        filings = _make_filings(transaction, verdicts, result, replies[result], evidence, examined, size=len(raw))
+        # Those left come first: the message replaces what their record says of it.
+        first = await self._store.keep(*_make_notes(transaction, (), left), *filings)
+        return Received(result, first or transaction.trace_id)
 
     async def _judge(
         self,
@@ -194,7 +242,7 @@ class Intake:
 
     async def _examine(self, raw: bytes, providers: set[str]) -> Examined:
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._executor, examine, raw, sorted(providers), self._classifier)
+        work = loop.run_in_executor(self._executor, examine, raw, sorted(providers), self._classifier, self._hostname)
         try:
             async with asyncio.timeout(EVIDENCE_SECONDS):
                 return await work
@@ -213,7 +261,7 @@ async def await_ptr(ptr: asyncio.Future[PtrEvidence]) -> PtrEvidence:
         return PtrEvidence(PtrStatus.UNKNOWN, milliseconds=round(EVIDENCE_SECONDS * 1000), detail="timeout")
 
 
-def examine(raw: bytes, providers: list[str], classifier: Classifier) -> Examined:
+def examine(raw: bytes, providers: list[str], classifier: Classifier, hostname: str) -> Examined:
     """Everything that takes time over the octets: reading, classifying, hashing, compressing. For a thread."""
     return Examined(
         content=read_content(raw),
@@ -221,14 +269,25 @@ def examine(raw: bytes, providers: list[str], classifier: Classifier) -> Examine
         sha256=hashlib.sha256(raw).digest(),
         stored=compress(raw),
         hops=count_hops(raw),
+        own_traces=count_own_traces(raw, hostname),
     )
+
+
+def get_header(raw: bytes) -> bytes:
+    """The header in lower case, with a line end before it; of an endless one the beginning."""
+    end = raw.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS)
+    return b"\n" + raw[: end + 2 if end >= 0 else MAX_HEADER_OCTETS].lower()
 
 
 def count_hops(raw: bytes) -> int:
     """How many Received fields the header has."""
-    end = raw.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS)
-    header = raw[: end if end >= 0 else MAX_HEADER_OCTETS].lower()
-    return header.count(b"\nreceived:") + header.startswith(b"received:")
+    return get_header(raw).count(b"\nreceived:")
+
+
+def count_own_traces(raw: bytes, hostname: str) -> int:
+    """How often a gateway of this name has passed the message on: its own trace ids in the header."""
+    lines = [line for line in get_header(raw).split(b"\n") if line.startswith(b"x-lazaret-trace:")]
+    return sum(line.rstrip().endswith(b" by " + hostname.lower().encode()) for line in lines)
 
 
 def make_message(transaction: Transaction, raw: bytes) -> InboundMessage:
@@ -268,58 +327,95 @@ def judge_for_all(
     return found
 
 
-def decide(verdicts: Iterable[Verdict], hops: int) -> Result:
+def decide(verdicts: Iterable[Verdict], examined: Examined) -> Result:
     """One reply answers all recipients: it is a refusal only when every verdict is one."""
-    if hops > MAX_RECEIVED_HEADERS:
+    if examined.hops > MAX_RECEIVED_HEADERS or examined.own_traces > MAX_OWN_TRACES:
         return Result.LOOPING
     return Result.REFUSED if all(verdict.action is Action.REFUSE for verdict in verdicts) else Result.KEPT
 
 
+def make_fingerprint(schema: str, transaction: Transaction, recipients: Iterable[str], sha256: bytes) -> bytes:
+    """By which a message that is sent again is known: client, sender, recipients and octets, in one schema."""
+    addresses = sorted(address.lower() for address in recipients)
+    envelope = "\0".join([schema, transaction.client_ip, transaction.sender, *addresses])
+    return hashlib.sha256(sha256 + envelope.encode("utf-8", "surrogatepass")).digest()
+
+
 def _make_filings(
     transaction: Transaction,
-    verdicts: Iterable[tuple[Recipient, Verdict]],
+    verdicts: list[tuple[Recipient, Verdict]],
     result: Result,
     reply: str,
+    evidence: Mapping[str, Evidence],
+    examined: Examined,
     *,
     size: int,
-    evidence: Mapping[str, Evidence] | None = None,
-    examined: Examined | None = None,
-    reason: str = "",
 ) -> list[Filing]:
     """The records of a message, one a provider."""
     by_domain: dict[tuple[str, str], list[Outcome]] = {}
     for recipient, verdict in verdicts:
         domain = recipient.addressee.domain
-        outcome = _make_outcome(recipient, verdict, result, reply, reason)
+        outcome = _make_outcome(recipient, verdict, result, reply)
         by_domain.setdefault((domain.schema, domain.provider), []).append(outcome)
+    addresses = [recipient.given for recipient, _ in verdicts]
+    kept = result is Result.KEPT
     return [
         Filing(
             schema=schema,
             transaction=transaction,
             outcomes=tuple(outcomes),
-            evidence=evidence[provider] if evidence else Evidence(ptr=transaction.ptr),
+            evidence=evidence[provider],
             size=size,
-            sha256=examined.sha256 if examined else None,
-            stored=examined.stored if examined and result is Result.KEPT else None,
+            sha256=examined.sha256,
+            stored=examined.stored if kept else None,
+            receipt=make_fingerprint(schema, transaction, addresses, examined.sha256) if kept else None,
         )
         for (schema, provider), outcomes in by_domain.items()
     ]
 
 
-def _make_outcome(recipient: Recipient, verdict: Verdict, result: Result, reply: str, reason: str) -> Outcome:
+def _make_outcome(recipient: Recipient, verdict: Verdict, result: Result, reply: str) -> Outcome:
+    if result is Result.LOOPING:
+        return make_refusal(recipient, verdict, Cause.LOOP, reply, Cause.LOOP.label)
+    if result is Result.REFUSED:
+        return make_refusal(recipient, verdict, Cause.POLICY, reply, explain(verdict))
     addressee = recipient.addressee
-    state, event = _choose_state(verdict, result)
-    reason = reason or explain(verdict)
-    text = f"{reply} [{reason}]" if result is not Result.KEPT else reason
-    return Outcome(recipient.given, addressee.domain.id, addressee.mailbox_id, state, verdict, reply, event, text)
+    is_clean = verdict.action in {Action.DELIVER, Action.TAG}
+    state, event = (State.DELIVERING, "accepted") if is_clean else (State.QUARANTINED, "held")
+    place = recipient.given, addressee.domain.id, addressee.mailbox_id
+    return Outcome(*place, state, verdict, reply, event, explain(verdict))
 
 
-def _choose_state(verdict: Verdict, result: Result) -> tuple[State, str]:
-    if result is not Result.KEPT:
-        return State.REFUSED, "refused"
-    if verdict.action in {Action.DELIVER, Action.TAG}:
-        return State.DELIVERING, "accepted"
-    return State.QUARANTINED, "held"
+def make_refusal(recipient: Recipient, verdict: Verdict, cause: Cause, reply: str, reason: str) -> Outcome:
+    addressee = recipient.addressee
+    place = recipient.given, addressee.domain.id, addressee.mailbox_id
+    return Outcome(*place, State.REFUSED, verdict, reply, "refused", f"{reply} [{reason}]", cause)
+
+
+def make_left(left: Left) -> Outcome:
+    event = "deferred" if left.is_deferred else "unfinished"
+    place = left.given, left.domain.id, left.mailbox_id
+    return Outcome(
+        *place, State.UNFINISHED, UNJUDGED, left.reply, event, f"{left.reply} [{left.cause.label}]", left.cause
+    )
+
+
+def _with_answer(transaction: Transaction, reply: str) -> Transaction:
+    return replace(transaction, said=(*transaction.said, (EVERYBODY, END_OF_DATA, reply)))
+
+
+def _make_note(transaction: Transaction, schema: str, outcomes: Iterable[Outcome]) -> Filing:
+    """A record without a message."""
+    return Filing(schema, transaction, tuple(outcomes), Evidence(ptr=transaction.ptr))
+
+
+def _make_notes(
+    transaction: Transaction, outcomes: Iterable[tuple[str, Outcome]], left: Iterable[Left]
+) -> list[Filing]:
+    by_schema: dict[str, list[Outcome]] = {}
+    for schema, outcome in [*outcomes, *((one.domain.schema, make_left(one)) for one in left)]:
+        by_schema.setdefault(schema, []).append(outcome)
+    return [_make_note(transaction, schema, found) for schema, found in by_schema.items()]
 
 
 def explain(verdict: Verdict) -> str:

@@ -1,4 +1,4 @@
-"""Custody: what was received, and what was refused, written so that it stays. The hot SQL of the gateway.
+"""Custody: what was received, and what was refused, written so that it stays.
 
 Group commit: everything handed in while a commit is running shares the next one, with one fsync.
 """
@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import re
+import os
+import socket
 import time
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cache
-from typing import Any
+from collections import Counter, deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from psycopg import AsyncConnection, OperationalError, sql
+from psycopg import AsyncConnection, AsyncCursor, OperationalError, errors
 from psycopg.rows import TupleRow
 
-from filtering.evidence import Evidence, PtrEvidence
-from filtering.verdict import Finding, Verdict
 from portal.tenants.database import Pool, finish_within
 from quarantine.faults import name_fault
-from quarantine.models import State
+from quarantine.records import (
+    Filing,
+    Hour,
+    Record,
+    Statement,
+    Tally,
+    Unrouted,
+    list_hours,
+    make_count_statement,
+    make_statement,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +40,14 @@ COMMIT_SECONDS = 20  # after that the sender is told to come again
 STATEMENT_SECONDS = 15
 CONNECTION_SECONDS = 2.0  # to wait for a connection of the pool
 PAUSE_SECONDS = 1.0  # after PostgreSQL was out of reach, senders are told so at once instead of made to wait
+NOTE_SECONDS = 0.5  # notes wait so long for a commit to share, where there is no mail
+LAST_SECONDS = 5.0  # for the last notes, when we stop
 MAX_BATCH_ITEMS = 100
 MAX_BATCH_OCTETS = 32 * 1024 * 1024
-SURROGATE = re.compile("[\ud800-\udfff]")
+MAX_NOTES = 20_000  # kept in memory while PostgreSQL is away
 DURABLE = {"on", "remote_apply"}
+# Two gateways hold what the other wants: not the items' fault, and one by one they pass.
+COLLIDED = (errors.DeadlockDetected, errors.SerializationFailure)
 
 
 class StoreUnavailableError(Exception):
@@ -49,115 +58,19 @@ class DurabilityError(Exception):
     """PostgreSQL is set up to lose what it has confirmed; the text is a sentence for the operator."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """Who sent, from where. `client_ip` is the address of the connection; `sender` is empty for the null path."""
-
-    trace_id: str
-    received_at: datetime
-    client_ip: str
-    sender: str
-    helo: str = ""
-    tls: str = ""
-    ptr: PtrEvidence = field(default_factory=PtrEvidence)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What becomes of the message for one recipient, and the line of the trace that says so."""
-
-    address: str  # as given at RCPT
-    domain_id: int
-    mailbox_id: int | None
-    state: State
-    verdict: Verdict
-    reply: str
-    event: str
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Filing:
-    """One message in one provider's schema. Without `stored` (codec, octets) no content is kept: it was refused."""
-
-    schema: str
-    transaction: Transaction
-    outcomes: tuple[Outcome, ...]
-    evidence: Evidence = field(default_factory=Evidence)
-    size: int = 0
-    sha256: bytes | None = None
-    stored: tuple[int, bytes] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Unrouted:
-    """A recipient refused that belongs to no provider."""
-
-    transaction: Transaction
-    recipient: str
-    reply: str
-
-
-Record = Filing | Unrouted
-Statement = tuple[sql.Composed | str, dict[str, Any]]
-
-# A transaction whose recipients were refused one by one before has its row already: later news replaces the older.
-FILE = """
-WITH message AS (
-    INSERT INTO {schema}.quarantine_message
-        (trace_id, received_at, client_ip, ptr_status, ptr_name, helo, tls, sender, size, sha256,
-         header_from, subject, message_id, evidence, policy_release)
-    VALUES (%(trace_id)s, %(received_at)s, %(client_ip)s, %(ptr_status)s, %(ptr_name)s, %(helo)s, %(tls)s, %(sender)s,
-            %(size)s, %(sha256)b, %(header_from)s, %(subject)s, %(message_id)s, %(evidence)s, %(policy_release)s)
-    ON CONFLICT (trace_id) DO UPDATE SET
-        received_at = excluded.received_at, size = excluded.size, sha256 = excluded.sha256,
-        header_from = excluded.header_from, subject = excluded.subject, message_id = excluded.message_id,
-        evidence = excluded.evidence, policy_release = excluded.policy_release
-    RETURNING id
-), content AS (
-    INSERT INTO {schema}.quarantine_content (message_id, codec, data)
-    SELECT id, %(codec)s::smallint, %(data)b FROM message WHERE %(codec)s::smallint IS NOT NULL
-), outcome AS (
-    SELECT * FROM jsonb_to_recordset(%(outcomes)s::jsonb) AS o (
-        address text, mailbox_id bigint, domain_id bigint, state text, action text, category text, score float8,
-        findings jsonb, reply text, event text, text text)
-), recipient AS (
-    INSERT INTO {schema}.quarantine_recipient
-        (message_id, address, mailbox_id, domain_id, received_at, state, action, category, score, findings,
-         policy_release, reply)
-    SELECT message.id, o.address, o.mailbox_id, o.domain_id, %(received_at)s, o.state, o.action, o.category, o.score,
-           o.findings, %(policy_release)s, o.reply
-    FROM message, outcome o
-    RETURNING id, message_id, address, domain_id, state
-), job AS (
-    INSERT INTO public.platform_deliveryjob (schema, recipient_id, domain_id, lane)
-    SELECT {name}, id, domain_id, 'mail' FROM recipient WHERE state = 'delivering'
-)
-INSERT INTO {schema}.quarantine_event (message_id, recipient_id, kind, text)
-SELECT r.message_id, r.id, o.event, o.text FROM recipient r JOIN outcome o USING (address)
-"""
-
-UNROUTED = """
-INSERT INTO public.platform_unrouted
-    (trace_id, at, client_ip, ptr_status, helo, sender, recipient, reply)
-VALUES (%(trace_id)s, %(received_at)s, %(client_ip)s, %(ptr_status)s, %(helo)s, %(sender)s, %(recipient)s, %(reply)s)
-"""
-
-
-@cache
-def get_file_statement(schema: str) -> sql.Composed:
-    return sql.SQL(FILE).format(schema=sql.Identifier(schema), name=sql.Literal(schema))
-
-
 class Store:
     """Takes records and says when they are on disk. One for a process; safe for any number of sessions."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, instance: str = "") -> None:
         self._pool = pool
+        self._instance = instance or f"{socket.gethostname()}:{os.getpid()}"[-64:]
         self._waiting: deque[_Item] = deque()
+        self._notes: deque[_Item] = deque()
         self._wake = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
         self._paused_until = 0.0
+        self.lost_notes = 0
 
     async def start(self) -> None:
         """Begin to write. Raises DurabilityError where PostgreSQL would confirm what it can lose."""
@@ -166,25 +79,56 @@ class Store:
         self._writer = asyncio.create_task(self._write_for_ever())
 
     async def close(self) -> None:
-        """Stop after what is being written; the rest is told to come again."""
+        """Stop after what is being written and the notes; the rest is told to come again."""
+        if self._alarm:
+            self._alarm.cancel()
         if self._writer:
             self._writer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._writer
+            with contextlib.suppress(TimeoutError):
+                await finish_within(LAST_SECONDS, self._write_notes())
         for item in self._waiting:
             item.fail()
 
-    async def keep(self, *records: Record) -> None:
+    async def keep(self, *records: Record) -> str | None:
         """Return when all the records are committed, in one transaction. Raises StoreUnavailableError.
+
+        None: they are new. Else they were known by their receipts, nothing of them was stored, and this is the trace
+        id under which they had been taken.
 
         Cancelled before its transaction has begun, nothing is stored; afterwards it stays stored.
         """
         if time.monotonic() < self._paused_until:
             raise StoreUnavailableError
-        item = _Item(tuple(map(make_statement, records)), asyncio.get_running_loop().create_future())
+        item = _make_item(records)
         self._waiting.append(item)
         self._wake.set()
-        await item.done
+        return await item.done
+
+    def note(self, *records: Record) -> None:
+        """Have records of what did not become custody written within a second or so. While PostgreSQL is away they
+        wait, up to MAX_NOTES of them.
+        """
+        if len(self._notes) >= MAX_NOTES:
+            self.lost_notes += len(records)
+            if self.lost_notes % 1000 == len(records) % 1000:
+                log.error("notes_lost number=%d", self.lost_notes)
+            return
+        self._notes.append(_make_item(records, is_note=True))
+        self._wake_within(NOTE_SECONDS)
+
+    def count(self, kind: str, cause: str, number: int) -> None:
+        """Add to this hour's count of what leaves no row."""
+        self.note(Tally(datetime.now(UTC), kind, cause, number))
+
+    def _wake_within(self, seconds: float) -> None:
+        if self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake.set()
 
     async def _write_for_ever(self) -> None:
         while True:
@@ -195,12 +139,23 @@ class Store:
                 continue
             try:
                 if not await self._write(batch):
-                    self._paused_until = time.monotonic() + PAUSE_SECONDS
+                    self._pause()
                     batch += self._waiting
                     self._waiting.clear()
             finally:
+                self._notes.extendleft(item for item in reversed(batch) if item.is_note and not item.done.done())
                 for item in batch:
-                    item.fail()  # whoever has no answer yet
+                    if not item.is_note:
+                        item.fail()  # whoever has no answer yet
+
+    async def _write_notes(self) -> None:
+        while self._notes and await self._write(self._take_notes(MAX_BATCH_ITEMS)):
+            pass
+
+    def _pause(self) -> None:
+        self._paused_until = time.monotonic() + PAUSE_SECONDS
+        if self._notes:
+            self._wake_within(PAUSE_SECONDS)
 
     def _take(self) -> list[_Item]:
         batch: list[_Item] = []
@@ -210,7 +165,12 @@ class Store:
             if not item.done.done():  # its session may have gone meanwhile
                 batch.append(item)
                 octets += item.octets
+        if time.monotonic() >= self._paused_until:
+            batch += self._take_notes(MAX_BATCH_ITEMS)
         return batch
+
+    def _take_notes(self, number: int) -> list[_Item]:
+        return [self._notes.popleft() for _ in range(min(number, len(self._notes)))]
 
     async def _write(self, batch: list[_Item]) -> bool:
         """Commit the batch; where PostgreSQL will not have it, one by one, so that only the culprit fails.
@@ -218,48 +178,96 @@ class Store:
         False when PostgreSQL is out of reach: then nothing more is tried for this batch.
         """
         try:
-            await finish_within(COMMIT_SECONDS, self._commit(batch))
+            answers = await finish_within(COMMIT_SECONDS, self._commit(batch))
         except (OperationalError, TimeoutError, OSError) as error:
+            if isinstance(error, COLLIDED) and len(batch) > 1:
+                return await self._write_singly(batch)
             log.warning("store_unavailable error=%s items=%d", type(error).__name__, len(batch))
             return False
         except Exception as error:  # noqa: BLE001 - PostgreSQL's refusal, or a fault of ours in one of the items
             log.error("store_refused error=%s items=%d", name_fault(error), len(batch))
-            for item in batch if len(batch) > 1 else ():
-                if not await self._write([item]):
-                    return False
+            if len(batch) > 1:
+                return await self._write_singly(batch)
+            batch[0].fail()
             return True
-        for item in batch:
-            item.succeed()
+        for item, answer in zip(batch, answers, strict=True):
+            item.succeed(answer)
         return True
 
-    async def _commit(self, batch: list[_Item]) -> None:
-        """One transaction, one round trip."""
+    async def _write_singly(self, batch: list[_Item]) -> bool:
+        for item in batch:
+            if not await self._write([item]):
+                return False
+        return True
+
+    async def _commit(self, batch: list[_Item]) -> list[str | None]:
+        """One transaction: for each item, under which trace id it was known already. Two round trips."""
         async with self._pool.connection(CONNECTION_SECONDS) as connection:
-            async with connection.pipeline():
+            async with connection.pipeline() as pipeline:
                 await connection.execute("BEGIN")
-                for item in batch:
-                    for query, values in item.statements:
-                        await connection.execute(query, values)
+                cursors = [
+                    [await connection.execute(query, values) for query, values in item.statements] for item in batch
+                ]
+                await pipeline.sync()
+                answers = [[await _read_first(cursor) for cursor in group] for group in cursors]
+                counts = _add_up(batch, answers)
+                if counts:
+                    await connection.execute(*make_count_statement(counts, self._instance))
                 committed = await connection.execute("COMMIT")
             if committed.statusmessage != "COMMIT":
                 raise OperationalError(f"the transaction ended with {committed.statusmessage}")
+        return [next(filter(None, group), None) for group in answers]
 
 
+@dataclass(slots=True)
 class _Item:
-    """Statements that belong together, and who waits for them."""
+    """Records that belong together, and (but for a note) who waits for them."""
 
-    def __init__(self, statements: tuple[Statement, ...], done: asyncio.Future[None]) -> None:
-        self.statements = statements
-        self.done = done
-        self.octets = sum(len(values.get("data") or b"") for _, values in statements)
+    rows: tuple[Filing | Unrouted, ...]
+    tallies: tuple[Tally, ...]
+    statements: tuple[Statement, ...]  # one for each of the rows
+    done: asyncio.Future[str | None]
+    is_note: bool
 
-    def succeed(self) -> None:
+    @property
+    def octets(self) -> int:
+        return sum(len(values.get("data") or b"") for _, values in self.statements)
+
+    def succeed(self, answer: str | None) -> None:
         if not self.done.done():
-            self.done.set_result(None)
+            self.done.set_result(answer)
 
     def fail(self) -> None:
-        if not self.done.done():
+        if self.is_note:
+            self.succeed(None)  # nobody waits
+        elif not self.done.done():
             self.done.set_exception(StoreUnavailableError())
+
+
+def _make_item(records: tuple[Record, ...], *, is_note: bool = False) -> _Item:
+    rows = tuple(record for record in records if not isinstance(record, Tally))
+    tallies = tuple(record for record in records if isinstance(record, Tally))
+    done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+    return _Item(rows, tallies, tuple(map(make_statement, rows)), done, is_note)
+
+
+async def _read_first(cursor: AsyncCursor[TupleRow]) -> str | None:
+    """The trace id that a statement returned, if it returns any."""
+    row = await cursor.fetchone() if cursor.description else None
+    return row[0] if row else None
+
+
+def _add_up(batch: list[_Item], answers: list[list[str | None]]) -> Counter[Hour]:
+    counts: Counter[Hour] = Counter()
+    for item, group in zip(batch, answers, strict=True):
+        known: list[tuple[Record, str | None]] = [
+            *zip(item.rows, group, strict=True),
+            *((tally, None) for tally in item.tallies),
+        ]
+        for record, first in known:
+            for hour, number in list_hours(record, again=first is not None):
+                counts[hour] += number
+    return counts
 
 
 async def check_durability(connection: AsyncConnection[TupleRow]) -> None:
@@ -272,96 +280,3 @@ async def check_durability(connection: AsyncConnection[TupleRow]) -> None:
         )
     if fsync != "on":
         log.warning("postgres_fsync_off a power failure would lose accepted mail")
-
-
-def make_statement(record: Record) -> Statement:
-    """The statement for a record, its strings made fit for PostgreSQL and for their columns."""
-    values = _describe(record.transaction)
-    if isinstance(record, Unrouted):
-        return UNROUTED, values | {"recipient": clean(record.recipient, 320), "reply": clean(record.reply, 600)}
-    codec, data = record.stored or (None, None)
-    content, outcomes = record.evidence.content, record.outcomes
-    values |= {
-        "size": record.size,
-        "sha256": record.sha256,
-        "codec": codec,
-        "data": data,
-        "header_from": clean(content.header_from, 500),
-        "subject": clean(content.subject, 500),
-        "message_id": clean(content.message_id, 998),
-        "evidence": dump_json(record.evidence.to_json()),
-        "policy_release": max((outcome.verdict.policy_release for outcome in outcomes), default=0),
-        "outcomes": dump_json(list(map(describe_outcome, outcomes))),
-    }
-    return get_file_statement(record.schema), values
-
-
-def _describe(transaction: Transaction) -> dict[str, Any]:
-    return {
-        "trace_id": transaction.trace_id,
-        "received_at": transaction.received_at,
-        "client_ip": transaction.client_ip or None,
-        "ptr_status": transaction.ptr.status.value,
-        "ptr_name": clean(transaction.ptr.name, 255),
-        "helo": clean(transaction.helo, 255),
-        "tls": clean(transaction.tls, 60),
-        "sender": clean(transaction.sender, 320),
-    }
-
-
-def describe_outcome(outcome: Outcome) -> dict[str, Any]:
-    """An outcome by the names of the statement's columns."""
-    return {
-        "address": outcome.address[:320],
-        "mailbox_id": outcome.mailbox_id,
-        "domain_id": outcome.domain_id,
-        "state": outcome.state.value,
-        "action": outcome.verdict.action.value,
-        "category": outcome.verdict.category.value,
-        "score": outcome.verdict.score,
-        "findings": list(map(describe_finding, outcome.verdict.findings)),
-        "reply": outcome.reply[:600],
-        "event": outcome.event,
-        "text": outcome.text[:1000],
-    }
-
-
-def describe_finding(finding: Finding) -> dict[str, Any]:
-    """A finding as it is stored: what is not said is the default."""
-    stored: dict[str, Any] = {"check": finding.check, "points": finding.points, "text": finding.text}
-    if not finding.learn:
-        stored["learn"] = False
-    if finding.category:
-        stored["category"] = finding.category.value
-    if finding.action:
-        stored["action"] = finding.action.value
-    return stored
-
-
-def clean(text: str, limit: int) -> str:
-    """The text as PostgreSQL takes it (no NUL, no lone surrogate), cut to `limit` characters."""
-    text = text[:limit]
-    if text.isascii() and "\0" not in text:
-        return text
-    return SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\0", "\N{REPLACEMENT CHARACTER}"))
-
-
-def dump_json(value: Any) -> str:
-    """JSON as PostgreSQL's jsonb takes it: without NUL and lone surrogates."""
-    text = _dump(value)
-    if "\\u0000" in text or SURROGATE.search(text):
-        text = _dump(_clean_deeply(value))
-    return text
-
-
-_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
-
-def _clean_deeply(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean(value, len(value))
-    if isinstance(value, Mapping):
-        return {key: _clean_deeply(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean_deeply(item) for item in value]
-    return value

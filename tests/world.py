@@ -18,7 +18,7 @@ from tests.smtp_sink import Sink, SunkMessage
 PASSWORD = "correct horse battery"
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 TRACE_ID = re.compile(r"\b[0-9A-HJKMNP-TV-Z]{20}\b")
-TRACE_HEADER = re.compile(rb"^X-Lazaret-Trace: *(\S+)\r$", re.MULTILINE)
+TRACE_HEADER = re.compile(rb"^X-Lazaret-Trace: *(\S+) by \S+\r$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

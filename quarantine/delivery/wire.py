@@ -58,7 +58,8 @@ class Mark:
 
 def make_head(origin: Origin, *, hostname: str, recipients: tuple[str, ...], mark: Mark | None) -> bytes:
     """Our header lines. `for` names a recipient only where there is one: nobody learns of another (RFC 5321 7.2)."""
-    lines = [make_received(origin, hostname=hostname, recipients=recipients), f"X-Lazaret-Trace: {origin.trace_id}"]
+    lines = [make_received(origin, hostname=hostname, recipients=recipients)]
+    lines.append(f"X-Lazaret-Trace: {origin.trace_id} by {hostname}")  # seen twice, it goes round: quarantine.intake
     if mark:
         lines.append("X-Spam-Flag: YES")
         lines.append(f"X-Lazaret-Verdict: {mark.category}; score={mark.score:.1f}")

@@ -43,10 +43,12 @@ class Gateway:
         self.pool = make_pool(name=PART, max_size=POOL_SIZE, statement_seconds=STATEMENT_SECONDS)
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
         self.directory = Directory(self.pool, hostname=settings.SMTP_HOSTNAME)
-        self.store = Store(self.pool)
+        self.store = Store(self.pool, instance=get_instance())
         self.resolver = Resolver([(address.host, address.port) for address in settings.RESOLVERS])
         classifier = Classifier.load(get_model_path())
-        intake = Intake(self.pool, self.directory, self.store, classifier, self.executor)
+        intake = Intake(
+            self.pool, self.directory, self.store, classifier, self.executor, hostname=settings.SMTP_HOSTNAME
+        )
         self.services = Services(
             hostname=settings.SMTP_HOSTNAME,
             directory=self.directory,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from filtering.evidence import PtrEvidence
 from portal.tenants.directory import Addressee, UnknownMailbox
+from quarantine.causes import Cause
 from quarantine.gateway import replies
 from quarantine.gateway.addresses import AddressError, NeedsUtf8Error, Path, SyntaxProblem, read_address, read_path
 from quarantine.gateway.connection import Connection, normalise_ip
@@ -19,7 +20,7 @@ from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
 from quarantine.gateway.xclient import read_xclient
 from quarantine.intake import Recipient, Result, await_ptr
-from quarantine.store import Transaction
+from quarantine.records import Transaction
 from quarantine.trace_id import make_trace_id
 
 log = logging.getLogger(__name__)
@@ -268,12 +269,13 @@ class Session(Connection):
         elif data.octets is None:
             reply = replies.TOO_BIG
             await intake.record_refused_message(
-                transaction, recipients, size=data.size, reply=str(reply), reason="larger than this server accepts"
+                transaction, recipients, (), size=data.size, reply=str(reply), cause=Cause.TOO_BIG
             )
         else:
             answers = make_answers(mail.trace_id)
             texts = {result: str(answer) for result, answer in answers.items()}
-            reply = answers[await intake.receive(transaction, recipients, data.octets, texts)]
+            received = await intake.receive(transaction, recipients, data.octets, texts)
+            reply = make_answers(received.trace_id)[received.result]
         details = (mail.trace_id, self._ip, len(recipients), data.size, reply.code)
         log.info("message trace=%s client=%s recipients=%d octets=%d code=%d", *details)
         return reply

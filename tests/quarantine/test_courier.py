@@ -104,7 +104,7 @@ def test_our_header_says_where_it_came_from(sink, acme_committed, tmp_path):
         "Received: from mail.far.test (unknown [192.0.2.25])\r\n\tby lazaret.test (Lazaret) with ESMTP"
     )
     assert f" id {message.trace_id}\r\n\tfor <bob@alpha.test>;\r\n\t" in head
-    assert head.endswith(f"X-Lazaret-Trace: {message.trace_id}\r\n")
+    assert head.endswith(f"X-Lazaret-Trace: {message.trace_id} by lazaret.test\r\n")
 
 
 def test_tagged_mail_is_marked(sink, acme_committed, tmp_path):

@@ -19,7 +19,7 @@ from tests.smtp_sink import Sink
 
 MESSAGES = 250
 KILLS = 5
-TRACE = re.compile(rb"X-Lazaret-Trace: (\w{20})\r\n")
+TRACE = re.compile(rb"X-Lazaret-Trace: (\w{20}) by \S+\r\n")
 
 
 @pytest.mark.faults

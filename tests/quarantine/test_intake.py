@@ -10,18 +10,19 @@ from datetime import UTC, datetime
 import pytest
 from django_tenants.utils import schema_context
 
-from filtering.evidence import PtrEvidence, PtrStatus
+from filtering.evidence import ContentEvidence, PtrEvidence, PtrStatus
 from filtering.learning.classifier import Classifier, get_model_path
 from filtering.pipeline import judge
 from filtering.verdict import Action, Category, Verdict
 from portal.tenants.database import make_pool
 from portal.tenants.directory import Directory
 from portal.tenants.models import MailDomain
-from quarantine.intake import Intake, IntakeUnavailableError, Recipient, Result, count_hops, decide, explain
+from quarantine.intake import Examined, Intake, IntakeUnavailableError, Recipient, Result, count_hops, decide, explain
 from quarantine.models import Content
 from quarantine.models import Recipient as Row
 from quarantine.platform.models import DeliveryJob
-from quarantine.store import Store, Transaction
+from quarantine.records import Transaction
+from quarantine.store import Store
 from quarantine.trace_id import make_trace_id
 from tests.quarantine.gateways import run_gateway
 
@@ -38,11 +39,11 @@ def receive(*addresses: str, ptr: PtrEvidence = NO_PTR, raw: bytes = RAW) -> Res
         await store.start()
         classifier = Classifier.load(get_model_path())
         with ThreadPoolExecutor(1) as executor:
-            intake = Intake(pool, directory, store, classifier, executor)
+            intake = Intake(pool, directory, store, classifier, executor, hostname="mx.test")
             transaction = Transaction(make_trace_id(), datetime.now(UTC), "192.0.2.1", "ann@sender.test", ptr=ptr)
             recipients = [Recipient(address, await directory.find(address)) for address in addresses]
             try:
-                return await intake.receive(transaction, recipients, raw, REPLIES)
+                return (await intake.receive(transaction, recipients, raw, REPLIES)).result
             finally:
                 await store.close()
                 await pool.close()
@@ -114,7 +115,7 @@ def test_without_a_policy_release_nothing_is_taken(committed, monkeypatch):
 )
 def test_one_reply_for_all(actions, hops, result):
     verdicts = [Verdict(action, Category.CLEAN, 0, (), 1) for action in actions]
-    assert decide(verdicts, hops) is result
+    assert decide(verdicts, Examined(ContentEvidence(), {}, b"", (0, b""), hops=hops)) is result
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import psycopg
 import pytest
 from django.db import connection
+from django.db.models import Sum
 from django_tenants.utils import schema_context
 
 from filtering.evidence import ContentEvidence, Evidence, PtrEvidence, PtrStatus
@@ -17,18 +18,13 @@ from filtering.verdict import Action, Category, Finding, Verdict
 from portal.tenants.database import get_conninfo, make_pool
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox
+from quarantine.causes import Cause
 from quarantine.content import compress
 from quarantine.models import Content, Event, Message, Recipient, State
-from quarantine.platform.models import DeliveryJob
-from quarantine.store import (
-    DurabilityError,
-    Filing,
-    Outcome,
-    Store,
-    StoreUnavailableError,
-    Transaction,
-    clean,
-)
+from quarantine.platform.models import DeliveryJob, HourlyCount
+from quarantine.platform.models import Unrouted as UnroutedRow
+from quarantine.records import Filing, Outcome, Transaction, Unrouted, clean
+from quarantine.store import DurabilityError, Store, StoreUnavailableError
 from quarantine.trace_id import make_trace_id
 
 pytestmark = pytest.mark.usefixtures("committed")
@@ -67,8 +63,9 @@ def with_sender(sender: str) -> Filing:
 async def keep_all(store: Store, *filings: Filing) -> list[bool]:
     """Which of the records were kept, when all are handed in at once."""
     results = await asyncio.gather(*(store.keep(filing) for filing in filings), return_exceptions=True)
-    assert all(isinstance(result, StoreUnavailableError) for result in results if result is not None)
-    return [result is None for result in results]
+    failed = [isinstance(result, BaseException) for result in results]
+    assert all(isinstance(result, StoreUnavailableError) for result in results if isinstance(result, BaseException))
+    return [not one for one in failed]
 
 
 def run(*filings: Filing) -> list[bool]:
@@ -263,3 +260,137 @@ def test_trace_ids_sort_by_time_and_can_be_read_aloud():
     ids = [make_trace_id() for _ in range(100)]
     assert len(set(ids)) == 100
     assert all(len(one) == 20 and not set(one) & set("ILOU") for one in ids)
+
+
+# Sent again
+
+
+def test_the_same_message_within_ten_minutes_is_kept_once_and_found_under_its_first_id():
+    first, again, other = (make_filing(receipt=letter * 32) for letter in (b"f", b"f", b"g"))
+
+    async def work() -> list[str | None]:
+        async with open_store() as store:
+            return [await store.keep(filing) for filing in (first, again, other)]
+
+    assert asyncio.run(work()) == [None, first.transaction.trace_id, None]
+    assert count() == (2, 2, 2, 3, 2)
+    with schema_context("sp_acme"):
+        events = Event.objects.filter(message__trace_id=first.transaction.trace_id).order_by("id")
+        assert list(events.values_list("kind", flat=True)) == ["accepted", "sent_again"]
+
+
+def test_the_same_message_twice_in_one_commit_is_kept_once():
+    filings = [make_filing(receipt=b"f" * 32) for _ in range(5)]
+
+    async def work() -> list[str | None]:
+        async with open_store() as store:
+            return await asyncio.gather(*(store.keep(filing) for filing in filings))
+
+    assert asyncio.run(work()) == [None, *[filings[0].transaction.trace_id] * 4]
+    assert count() == (1, 1, 1, 5, 1)
+
+
+def test_two_gateways_that_get_the_same_message_keep_it_once():
+    plan = [[make_filing(receipt=bytes([n]) * 32) for n in order] for _ in range(10) for order in ((1, 2), (2, 1))]
+
+    async def work() -> list[str | None]:
+        async with open_store() as one, open_store() as other:
+            keeping = [store.keep(*pair) for pair, store in zip(plan, [one, other] * 10, strict=True)]
+            return await asyncio.gather(*keeping)
+
+    answers = asyncio.run(work())
+    assert count()[:3] == (2, 2, 2)
+    assert len([answer for answer in answers if answer is None]) == 1
+
+
+def test_a_message_that_comes_again_after_ten_minutes_is_a_new_one(monkeypatch):
+    filings = [make_filing(receipt=b"f" * 32), make_filing(receipt=b"f" * 32)]
+
+    async def work() -> list[str | None]:
+        async with open_store() as store:
+            first = await store.keep(filings[0])
+            async with await psycopg.AsyncConnection.connect(get_conninfo(), autocommit=True) as admin:
+                await admin.execute("UPDATE public.platform_receipt SET at = at - interval '601 seconds'")
+            return [first, await store.keep(filings[1])]
+
+    assert asyncio.run(work()) == [None, None]
+    assert count() == (2, 2, 2, 2, 2)
+
+
+# Notes and counts
+
+
+def list_counts() -> dict[tuple[str, str, str], int]:
+    rows = HourlyCount.objects.values_list("schema", "kind", "cause").annotate(total=Sum("count"))
+    return {(schema, kind, cause): total for schema, kind, cause, total in rows}
+
+
+def make_unrouted(**changes) -> Unrouted:
+    transaction = Transaction(make_trace_id(), datetime.now(UTC), "192.0.2.1", "", said=(("", "EHLO", "250 hi"),))
+    return replace(Unrouted(transaction, "", "421 4.7.0 no", Cause.NOT_SMTP, times=3), **changes)
+
+
+def test_what_is_kept_is_counted_in_the_same_transaction():
+    refused = replace(make_filing().outcomes[0], event="refused", cause=Cause.NO_MAILBOX, state=State.REFUSED)
+    poison = replace(make_filing(), size=2**40)
+    again = [make_filing(receipt=b"f" * 32) for _ in range(2)]
+    assert run(make_filing(), make_filing(outcomes=(refused,)), poison, *again) == [True, True, False, True, True]
+    assert list_counts() == {
+        ("sp_acme", "accepted", ""): 2,
+        ("sp_acme", "refused", "no_mailbox"): 1,
+        ("sp_acme", "repeated", "sent_again"): 1,
+    }
+
+
+def test_notes_are_written_soon_and_counted():
+    async def work() -> None:
+        async with open_store() as store:
+            store.note(make_unrouted())
+            store.count("dns", "servfail", 7)
+            while not await count_unrouted():  # noqa: ASYNC110 - nothing says when
+                await asyncio.sleep(0.05)
+            store.note(make_unrouted())
+
+    asyncio.run(work())
+    rows = list(UnroutedRow.objects.values_list("cause", "times", "replies"))
+    assert rows == [("not_smtp", 3, [["EHLO", "250 hi"]])] * 2  # the last one at the stop
+    assert list_counts() == {("", "refused", "not_smtp"): 6, ("", "dns", "servfail"): 7}
+
+
+async def count_unrouted() -> int:
+    async with await psycopg.AsyncConnection.connect(get_conninfo(), autocommit=True) as watcher:
+        row = await (await watcher.execute("SELECT count(*) FROM public.platform_unrouted")).fetchone()
+    return row[0] if row else 0
+
+
+def test_notes_outlast_a_database_that_is_away(monkeypatch):
+    monkeypatch.setattr("quarantine.store.PAUSE_SECONDS", 0.05)
+
+    async def fail(self, batch):
+        raise psycopg.OperationalError
+
+    async def work() -> None:
+        async with open_store() as store:
+            with monkeypatch.context() as patch:
+                patch.setattr(Store, "_commit", fail)
+                for n in range(250):
+                    store.note(make_unrouted(reply=f"421 {n}"))
+                assert await keep_all(store, filing) == [False]
+            while await count_unrouted() < 250:  # noqa: ASYNC110 - nothing says when
+                await asyncio.sleep(0.05)
+
+    filing = make_filing()
+    asyncio.run(work())
+    assert list(UnroutedRow.objects.order_by("id").values_list("reply", flat=True)) == [f"421 {n}" for n in range(250)]
+
+
+def test_a_poison_note_is_dropped_and_the_others_are_written():
+    async def work() -> None:
+        async with open_store() as store:
+            store.note(make_unrouted(times=2**40))
+            store.note(make_unrouted())
+            while not await count_unrouted():  # noqa: ASYNC110 - nothing says when
+                await asyncio.sleep(0.05)
+
+    asyncio.run(work())
+    assert UnroutedRow.objects.count() == 1

@@ -1,0 +1,322 @@
+"""What is written of mail: values, and the statement for each. Nothing here talks to the database."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from psycopg import sql
+
+from filtering.evidence import Evidence, PtrEvidence
+from filtering.verdict import Finding, Verdict
+from quarantine.causes import Cause
+from quarantine.models import State
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+MAX_REPLIES = 1200  # of a transaction that are kept: every limit of a session is below
+RECEIPT_SECONDS = 600  # RFC 5321 4.5.3.2.6: so long a client may wait for the reply to its final dot
+
+# Whom it concerns (a provider's schema, NOBODY of ours, or EVERYBODY), a command, and the reply that was given to it.
+Said = tuple[str, str, str]
+EVERYBODY, NOBODY = "", "public"
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Who sent, from where. `client_ip` is the address of the connection; `sender` is empty for the null path."""
+
+    trace_id: str
+    received_at: datetime
+    client_ip: str
+    sender: str
+    helo: str = ""
+    tls: str = ""
+    ptr: PtrEvidence = field(default_factory=PtrEvidence)
+    said: tuple[Said, ...] = ()
+
+    def tell(self, whose: str) -> list[tuple[str, str]]:
+        """The commands and replies that concern one provider: nobody learns of another's recipients."""
+        return [(command, reply) for one, command, reply in self.said[:MAX_REPLIES] if one in {EVERYBODY, whose}]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of the message for one recipient, and the line of the trace that says so."""
+
+    address: str  # as given at RCPT
+    domain_id: int
+    mailbox_id: int | None
+    state: State
+    verdict: Verdict
+    reply: str
+    event: str  # accepted, held, refused, deferred, unfinished; counted under this name
+    text: str = ""
+    cause: str = ""  # a Cause, where it was not taken
+
+
+@dataclass(frozen=True, slots=True)
+class Filing:
+    """One message in one provider's schema. Without `stored` (codec, octets) no content is kept: it was refused.
+
+    With a `receipt` it is stored only if no message of that fingerprint was within the last ten minutes.
+    """
+
+    schema: str
+    transaction: Transaction
+    outcomes: tuple[Outcome, ...]
+    evidence: Evidence = field(default_factory=Evidence)
+    size: int = 0
+    sha256: bytes | None = None
+    stored: tuple[int, bytes] | None = None
+    receipt: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unrouted:
+    """What reached no provider: a recipient that is nobody's, or a connection that named none of ours."""
+
+    transaction: Transaction
+    recipient: str
+    reply: str
+    cause: Cause
+    outcome: str = "refused"  # refused, deferred, unfinished
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Something that is only counted."""
+
+    at: datetime
+    kind: str
+    cause: str
+    number: int
+
+
+Record = Filing | Unrouted | Tally
+Statement = tuple[sql.Composed | str, dict[str, Any]]
+Hour = tuple[datetime, str, int, str, str]  # hour, schema, domain, kind, cause
+
+# A transaction whose recipients were refused one by one before has its row already: later news replaces the older.
+# `first` has a row where the same message was taken a moment ago: then nothing is stored but that it came again.
+FILE = """
+WITH {first}, message AS (
+    INSERT INTO {schema}.quarantine_message AS m
+        (trace_id, received_at, client_ip, ptr_status, ptr_name, ptr_milliseconds, helo, tls, sender, size, sha256,
+         header_from, subject, message_id, evidence, policy_release, replies)
+    SELECT %(trace_id)s, %(received_at)s, %(client_ip)s::inet, %(ptr_status)s, %(ptr_name)s, %(ptr_milliseconds)s,
+           %(helo)s, %(tls)s, %(sender)s, %(size)s, %(sha256)b, %(header_from)s, %(subject)s, %(message_id)s,
+           %(evidence)s::jsonb, %(policy_release)s, %(replies)s::jsonb
+    WHERE NOT EXISTS (SELECT FROM first)
+    ON CONFLICT (trace_id) DO UPDATE SET
+        received_at = excluded.received_at, size = excluded.size, sha256 = excluded.sha256,
+        header_from = excluded.header_from, subject = excluded.subject, message_id = excluded.message_id,
+        evidence = excluded.evidence, policy_release = greatest(m.policy_release, excluded.policy_release),
+        replies = excluded.replies
+    RETURNING id
+), content AS (
+    INSERT INTO {schema}.quarantine_content (message_id, codec, data)
+    SELECT id, %(codec)s::smallint, %(data)b FROM message WHERE %(codec)s::smallint IS NOT NULL
+), outcome AS (
+    SELECT * FROM jsonb_to_recordset(%(outcomes)s::jsonb) AS o (
+        address text, mailbox_id bigint, domain_id bigint, state text, action text, category text, score float8,
+        findings jsonb, reply text, cause text, event text, text text)
+), recipient AS (
+    INSERT INTO {schema}.quarantine_recipient
+        (message_id, address, mailbox_id, domain_id, received_at, state, action, category, score, findings,
+         policy_release, reply, cause)
+    SELECT message.id, o.address, o.mailbox_id, o.domain_id, %(received_at)s, o.state, o.action, o.category, o.score,
+           o.findings, %(policy_release)s, o.reply, o.cause
+    FROM message, outcome o
+    RETURNING id, message_id, address, domain_id, state
+), job AS (
+    INSERT INTO public.platform_deliveryjob (schema, recipient_id, domain_id, lane)
+    SELECT {name}, id, domain_id, 'mail' FROM recipient WHERE state = 'delivering'
+), traced AS (
+    INSERT INTO {schema}.quarantine_event (message_id, recipient_id, kind, text)
+    SELECT r.message_id, r.id, o.event, o.text FROM recipient r JOIN outcome o USING (address)
+), again AS (
+    INSERT INTO {schema}.quarantine_event (message_id, kind, text)
+    SELECT m.id, 'sent_again', %(again)s FROM {schema}.quarantine_message m JOIN first USING (trace_id)
+)
+SELECT trace_id FROM first
+"""
+# The conflicting row is written anew so that RETURNING sees it also where it was committed only just now.
+FIRST = """
+receipt AS (
+    INSERT INTO public.platform_receipt AS r (fingerprint, trace_id, at)
+    VALUES (%(receipt)b, %(trace_id)s, now())
+    ON CONFLICT (fingerprint) DO UPDATE SET
+        trace_id = CASE WHEN r.at > now() - make_interval(secs => %(receipt_seconds)s) THEN r.trace_id
+                   ELSE excluded.trace_id END,
+        at = CASE WHEN r.at > now() - make_interval(secs => %(receipt_seconds)s) THEN r.at ELSE excluded.at END
+    RETURNING trace_id
+), first AS (SELECT trace_id FROM receipt WHERE trace_id <> %(trace_id)s)
+"""
+NO_FIRST = "first AS (SELECT NULL::text AS trace_id WHERE false)"
+
+UNROUTED = """
+INSERT INTO public.platform_unrouted
+    (trace_id, at, client_ip, ptr_status, ptr_name, ptr_milliseconds, helo, tls, sender, recipient, outcome, cause,
+     reply, replies, times)
+VALUES (%(trace_id)s, %(received_at)s, %(client_ip)s, %(ptr_status)s, %(ptr_name)s, %(ptr_milliseconds)s, %(helo)s,
+        %(tls)s, %(sender)s, %(recipient)s, %(outcome)s, %(cause)s, %(reply)s, %(replies)s, %(times)s)
+"""
+COUNT = """
+INSERT INTO public.platform_hourlycount AS h (hour, schema, domain_id, kind, cause, instance, count)
+SELECT hour, schema, domain_id, kind, cause, %(instance)s, number
+FROM unnest(%(hours)s::timestamptz[], %(schemas)s::text[], %(domains)s::bigint[], %(kinds)s::text[],
+            %(causes)s::text[], %(numbers)s::bigint[]) AS c (hour, schema, domain_id, kind, cause, number)
+ON CONFLICT (hour, schema, domain_id, kind, cause, instance) DO UPDATE SET count = h.count + excluded.count
+"""
+AGAIN = "The client sent it again, as if it had not heard that it was taken: answered 250, not stored twice."
+
+
+@cache
+def get_file_statement(schema: str, *, with_receipt: bool) -> sql.Composed:
+    return sql.SQL(FILE).format(
+        schema=sql.Identifier(schema), name=sql.Literal(schema), first=sql.SQL(FIRST if with_receipt else NO_FIRST)
+    )
+
+
+def make_statement(record: Filing | Unrouted) -> Statement:
+    """The statement for a record, its strings made fit for PostgreSQL and for their columns."""
+    values = _describe(record.transaction)
+    if isinstance(record, Unrouted):
+        return UNROUTED, values | {
+            "replies": dump_json(record.transaction.tell(NOBODY)),
+            "recipient": clean(record.recipient, 320),
+            "outcome": record.outcome,
+            "cause": record.cause.value,
+            "reply": clean(record.reply, 600),
+            "times": record.times,
+        }
+    codec, data = record.stored or (None, None)
+    content, outcomes = record.evidence.content, record.outcomes
+    values |= {
+        "size": record.size,
+        "sha256": record.sha256,
+        "codec": codec,
+        "data": data,
+        "header_from": clean(content.header_from, 500),
+        "subject": clean(content.subject, 500),
+        "message_id": clean(content.message_id, 998),
+        "evidence": dump_json(record.evidence.to_json()),
+        "policy_release": max((outcome.verdict.policy_release for outcome in outcomes), default=0),
+        "outcomes": dump_json(list(map(describe_outcome, outcomes))),
+        "replies": dump_json(record.transaction.tell(record.schema)),
+        "again": AGAIN,
+    }
+    if record.receipt is not None:
+        values |= {"receipt": record.receipt, "receipt_seconds": RECEIPT_SECONDS}
+    return get_file_statement(record.schema, with_receipt=record.receipt is not None), values
+
+
+def list_hours(record: Record, *, again: bool) -> Iterator[tuple[Hour, int]]:
+    """What a record adds to the counts; `again`: it was known already."""
+    if isinstance(record, Tally):
+        yield (_get_hour(record.at), "", 0, record.kind, record.cause), record.number
+        return
+    hour = _get_hour(record.transaction.received_at)
+    if isinstance(record, Unrouted):
+        yield (hour, "", 0, record.outcome, record.cause.value), record.times
+        return
+    for outcome in record.outcomes:
+        kind, cause = ("repeated", Cause.SENT_AGAIN.value) if again else (outcome.event, outcome.cause)
+        yield (hour, record.schema, outcome.domain_id, kind, cause), 1
+
+
+def _get_hour(at: datetime) -> datetime:
+    return at.replace(minute=0, second=0, microsecond=0)
+
+
+def make_count_statement(counts: Counter[Hour], instance: str) -> Statement:
+    hours, schemas, domains, kinds, causes = map(list, zip(*counts, strict=True))
+    return COUNT, {
+        "hours": hours,
+        "schemas": schemas,
+        "domains": domains,
+        "kinds": kinds,
+        "causes": causes,
+        "numbers": list(counts.values()),
+        "instance": instance,
+    }
+
+
+def _describe(transaction: Transaction) -> dict[str, Any]:
+    return {
+        "trace_id": transaction.trace_id,
+        "received_at": transaction.received_at,
+        "client_ip": transaction.client_ip or None,
+        "ptr_status": transaction.ptr.status.value,
+        "ptr_name": clean(transaction.ptr.name, 255),
+        "ptr_milliseconds": transaction.ptr.milliseconds,
+        "helo": clean(transaction.helo, 255),
+        "tls": clean(transaction.tls, 60),
+        "sender": clean(transaction.sender, 320),
+    }
+
+
+def describe_outcome(outcome: Outcome) -> dict[str, Any]:
+    """An outcome by the names of the statement's columns."""
+    return {
+        "address": outcome.address[:320],
+        "mailbox_id": outcome.mailbox_id,
+        "domain_id": outcome.domain_id,
+        "state": outcome.state.value,
+        "action": outcome.verdict.action.value,
+        "category": outcome.verdict.category.value,
+        "score": outcome.verdict.score,
+        "findings": list(map(describe_finding, outcome.verdict.findings)),
+        "reply": outcome.reply[:600],
+        "cause": outcome.cause,
+        "event": outcome.event,
+        "text": outcome.text[:1000],
+    }
+
+
+def describe_finding(finding: Finding) -> dict[str, Any]:
+    """A finding as it is stored: what is not said is the default."""
+    stored: dict[str, Any] = {"check": finding.check, "points": finding.points, "text": finding.text}
+    if not finding.learn:
+        stored["learn"] = False
+    if finding.category:
+        stored["category"] = finding.category.value
+    if finding.action:
+        stored["action"] = finding.action.value
+    return stored
+
+
+def clean(text: str, limit: int) -> str:
+    """The text as PostgreSQL takes it (no NUL, no lone surrogate), cut to `limit` characters."""
+    text = text[:limit]
+    if text.isascii() and "\0" not in text:
+        return text
+    return SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+
+def dump_json(value: Any) -> str:
+    """JSON as PostgreSQL's jsonb takes it: without NUL and lone surrogates."""
+    text = _dump(value)
+    if "\\u0000" in text or SURROGATE.search(text):
+        text = _dump(_clean_deeply(value))
+    return text
+
+
+_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def _clean_deeply(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value, len(value))
+    if isinstance(value, Mapping):
+        return {key: _clean_deeply(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean_deeply(item) for item in value]
+    return value
