@@ -61,6 +61,12 @@ class Recipient:
     given: str
     addressee: Addressee
 
+    def move_into(self, mailbox_id: int | None) -> Recipient:
+        """The same with this mailbox; None: with the one there was."""
+        if mailbox_id is None:
+            return self
+        return replace(self, addressee=replace(self.addressee, mailbox_id=mailbox_id))
+
 
 @dataclass(frozen=True, slots=True)
 class Left:
@@ -111,6 +117,7 @@ class Intake:
         hostname: str,
     ) -> None:
         self._pool = pool
+        self._directory = directory
         self._hostname = hostname
         self._store = store
         self._classifier = classifier
@@ -161,8 +168,7 @@ class Intake:
         self, transaction: Transaction, given: str, unknown: UnknownMailbox, reply: str
     ) -> None:
         """File a recipient that is not there, in the provider whose domain it is."""
-        nobody = Recipient(given, Addressee(unknown.address, unknown.domain, None))
-        outcome = make_refusal(nobody, UNJUDGED, Cause.NO_MAILBOX, reply, "There is no such mailbox.")
+        outcome = make_refusal(Recipient(given, unknown.newcomer), UNJUDGED, Cause.NO_MAILBOX, reply, unknown.reason)
         await self._store.keep(_make_note(transaction, unknown.domain.schema, [outcome]))
 
     async def record_relay_denied(self, transaction: Transaction, given: str, reply: str) -> None:
@@ -210,8 +216,8 @@ class Intake:
         the same transaction that were not taken. When this returns, the result is on disk, or it was before: the same
         message from the same client to the same recipients within ten minutes is taken once (RFC 5321 4.5.3.2.6).
 
-        Raises IntakeUnavailableError or StoreUnavailableError when it is not: then the sender must be told to try
-        again. Whatever else is raised means the same.
+        Raises IntakeUnavailableError, StoreUnavailableError or DirectoryUnavailable when it is not: then the sender
+        must be told to try again. Whatever else is raised means the same.
         """
         release = await self.get_release()
         examined = await self._examine(raw, {recipient.addressee.domain.provider for recipient in recipients})
@@ -221,11 +227,18 @@ class Intake:
         }
         verdicts = await self._judge(make_message(transaction, raw), evidence, release, recipients)
         result = decide((verdict for _, verdict in verdicts), examined)
+        if result is Result.KEPT:
+            verdicts = await self._house(verdicts)
         transaction = _with_answer(transaction, replies[result])
         filings = _make_filings(transaction, verdicts, result, replies[result], evidence, examined, size=len(raw))
         # Those left come first: the message replaces what their record says of it.
         first = await self._store.keep(*_make_notes(transaction, (), left), *filings)
         return Received(result, first or transaction.trace_id)
+
+    async def _house(self, verdicts: list[tuple[Recipient, Verdict]]) -> list[tuple[Recipient, Verdict]]:
+        """The same, where everybody whose first mail this is has a mailbox by now. Raises DirectoryUnavailable."""
+        new = await self._directory.ensure_mailboxes(recipient.addressee for recipient, _ in verdicts)
+        return [(recipient.move_into(new.get(recipient.addressee.address)), verdict) for recipient, verdict in verdicts]
 
     async def _judge(
         self,

@@ -7,20 +7,20 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, Error, OperationalError, sql
 
 from portal.tenants.database import Pool, finish_within, get_conninfo
+from portal.tenants.newcomers import CONNECTION_SECONDS, make_mailboxes
 
 log = logging.getLogger(__name__)
 
 CHANNEL = "lazaret_directory"
 PUBLIC = "public"
 RECONNECT_SECONDS = 1.0
-CONNECTION_SECONDS = 2.0  # to wait for a connection of the pool
 QUERY_SECONDS = 10.0
 PAUSE_SECONDS = 1.0  # after PostgreSQL was out of reach, the next are told so at once instead of made to wait
 MAX_KNOWN = 50_000  # addresses of mailboxes kept in memory, by process
@@ -44,12 +44,17 @@ class ServedDomain:
     spam_action: str
     sure_spam_action: str
     ptr_action: str
+    recipient_policy: str
+    server_host: str  # where its mail goes
+    server_port: int
     hostname: str  # of the provider's portal; empty where there is none
 
 
 @dataclass(frozen=True, slots=True)
 class Addressee:
-    """Whom an address means. `mailbox_id` is None for a postmaster without a mailbox."""
+    """Whom an address means. `mailbox_id` is None for a postmaster without a mailbox, and until its first mail for an
+    address that is taken without one.
+    """
 
     address: str  # lower case
     domain: ServedDomain
@@ -60,17 +65,31 @@ class Addressee:
     def is_postmaster(self) -> bool:
         return self.address.startswith("postmaster@")
 
+    @property
+    def is_new(self) -> bool:
+        """Whether a mailbox is to be made when a message for it is taken."""
+        return self.mailbox_id is None and not strip_tag(self.address).startswith("postmaster@")
+
 
 @dataclass(frozen=True, slots=True)
 class UnknownMailbox:
     """The domain is ours, the mailbox is not there."""
 
-    address: str  # lower case
-    domain: ServedDomain
+    newcomer: Addressee  # whom the address would mean where it is taken all the same
+    reason: str = "There is no such mailbox."
+
+    @property
+    def address(self) -> str:
+        return self.newcomer.address
+
+    @property
+    def domain(self) -> ServedDomain:
+        return self.newcomer.domain
 
 
 DOMAINS = """
-SELECT d.id, d.name, p.schema_name, p.slug, d.spam_action, d.sure_spam_action, d.ptr_action, coalesce(h.domain, '')
+SELECT d.id, d.name, p.schema_name, p.slug, d.spam_action, d.sure_spam_action, d.ptr_action, d.recipient_policy,
+    d.server_host, d.server_port, coalesce(h.domain, '')
 FROM public.tenants_maildomain d JOIN public.tenants_serviceprovider p ON p.id = d.provider_id
 LEFT JOIN LATERAL (
     SELECT domain FROM public.tenants_hostname WHERE tenant_id = p.id ORDER BY is_primary DESC, id LIMIT 1
@@ -100,6 +119,7 @@ SELECT (SELECT id FROM found), ARRAY(
 )
 """)
 
+T = TypeVar("T")
 Answer = Addressee | UnknownMailbox
 Rows = list[tuple[Any, ...]]
 Change = tuple[int, int]  # how often the public schema, and the provider's, had changed
@@ -199,9 +219,22 @@ class Directory:
         values = {"exact": address, "base": strip_tag(address), "domain": domain.id}
         [(mailbox_id, rows)] = await self._fetch(query, values)
         rules = tuple((scope, action, pattern) for scope, action, pattern in rows)
-        if mailbox_id is None and not address.startswith("postmaster@"):
-            return self._keep(UnknownMailbox(address, domain), change)
-        return self._keep(Addressee(address, domain, mailbox_id, self._rules.setdefault(rules, rules)), change)
+        found = Addressee(address, domain, mailbox_id, self._rules.setdefault(rules, rules))
+        is_unknown = mailbox_id is None and not found.is_postmaster
+        return self._keep(UnknownMailbox(found) if is_unknown else found, change)
+
+    async def ensure_mailboxes(self, addressees: Iterable[Addressee]) -> dict[str, int]:
+        """The mailboxes of those who are new, by address, made where nobody has made them yet. Every gateway hears of
+        them by NOTIFY. Raises DirectoryUnavailable.
+        """
+        new = [addressee for addressee in addressees if addressee.is_new]
+        made: dict[str, int] = {}
+        for schema in {addressee.domain.schema for addressee in new}:
+            wanted = {
+                one.address: (strip_tag(one.address), one.domain.id) for one in new if one.domain.schema == schema
+            }
+            made |= await self._try(make_mailboxes(self._pool, schema, wanted))
+        return made
 
     def _keep(self, answer: Answer, change: Change) -> Answer:
         """Remember the answer, as of the change before its look-up began."""
@@ -213,10 +246,14 @@ class Directory:
         return answer
 
     async def _fetch(self, query: str | sql.Composed, values: dict[str, object] | None = None) -> Rows:
+        return await self._try(self._ask(query, values))
+
+    async def _try(self, work: Coroutine[Any, Any, T]) -> T:
         if time.monotonic() < self._paused_until:
+            work.close()
             raise DirectoryUnavailable
         try:
-            return await finish_within(QUERY_SECONDS, self._ask(query, values))
+            return await finish_within(QUERY_SECONDS, work)
         except (Error, OSError) as error:
             if isinstance(error, OperationalError | OSError):  # and not one provider's schema alone
                 self._paused_until = time.monotonic() + PAUSE_SECONDS

@@ -76,6 +76,7 @@ NOT_SMTP = Reply(421, "4.7.0", "This is an SMTP server, closing the connection")
 TOO_MANY_MESSAGES = Reply(421, "4.7.0", "Many messages in one connection, please connect again")
 
 # 4xx: try again later
+UNVERIFIED = Reply(450, "4.1.1", "Mailbox cannot be verified at the moment, please try again later")
 TEMPORARY = Reply(451, "4.3.0", "Temporary failure, please try again later")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients in one message, send the others in another")
 NO_ROOM = Reply(452, "4.3.1", "Too much mail at the moment, try again later")

@@ -20,6 +20,7 @@ from filtering.learning.classifier import Classifier, get_model_path
 from portal.tenants.database import make_pool
 from portal.tenants.directory import Directory
 from quarantine.gateway.limits import Limits
+from quarantine.gateway.recipients import RecipientFinder
 from quarantine.gateway.services import Services
 from quarantine.gateway.session import Session
 from quarantine.intake import Intake
@@ -51,7 +52,7 @@ class Gateway:
         )
         self.services = Services(
             hostname=settings.SMTP_HOSTNAME,
-            directory=self.directory,
+            recipients=RecipientFinder(self.directory),
             intake=intake,
             look_up_ptr=functools.partial(look_up_ptr, resolver=self.resolver),
             limits=limits or Limits(message_octets=settings.MAX_MESSAGE_BYTES),

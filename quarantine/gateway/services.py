@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from filtering.evidence import PtrEvidence
-from portal.tenants.directory import Directory
 from quarantine.gateway import replies
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.memory import Memory
+from quarantine.gateway.recipients import RecipientFinder
 from quarantine.gateway.replies import Reply
 from quarantine.intake import Intake
 
@@ -29,7 +29,7 @@ class Services:
     """The gateway as a session sees it, and the sessions as the gateway sees them."""
 
     hostname: str
-    directory: Directory
+    recipients: RecipientFinder
     intake: Intake
     look_up_ptr: Callable[[str], Awaitable[PtrEvidence]]
     limits: Limits = field(default_factory=Limits)

@@ -16,6 +16,7 @@ from quarantine.gateway import replies
 from quarantine.gateway.addresses import AddressError, NeedsUtf8Error, Path, SyntaxProblem, read_address, read_path
 from quarantine.gateway.connection import Connection, normalise_ip
 from quarantine.gateway.inlet import Data
+from quarantine.gateway.recipients import Undecided
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
 from quarantine.gateway.xclient import read_xclient
@@ -38,7 +39,7 @@ class Mail:
     trace_id: str = field(default_factory=make_trace_id)
     recipients: dict[str, Recipient] = field(default_factory=dict)  # by lower-case address: said twice, kept once
     refused: int = 0
-    deferred: int = 0  # recipients that we could not decide about, for a fault of ours
+    deferred: int = 0  # recipients that we could not decide about
 
 
 class Session(Connection):
@@ -201,7 +202,10 @@ class Session(Connection):
 
     async def _admit(self, mail: Mail, address: str) -> Reply:
         """Accept or refuse a recipient; a refusal is on record before it is said."""
-        found = await self._services.directory.find(address)
+        found = await self._services.recipients.find(address)
+        if isinstance(found, Undecided):
+            mail.deferred += 1  # and stays so: without other recipients, DATA is answered 451
+            return replies.UNVERIFIED
         if isinstance(found, Addressee):
             recipient = Recipient(address if "@" in address else found.address, found)
             refusal = await self._refuse_client(mail, recipient)

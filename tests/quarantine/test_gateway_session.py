@@ -269,7 +269,7 @@ def test_a_fault_of_ours_is_temporary_and_tells_nothing(gateway, monkeypatch, ca
     with monkeypatch.context() as patch:
         patch.setattr(gateway.services.intake, "receive", fail)
         assert client.mail(data=CLEAN) == TEMPORARY
-        patch.setattr(gateway.services.directory, "find", fail)
+        patch.setattr(gateway.services.recipients, "find", fail)
         assert client.talk(MAIL, RCPT) == [SENDER_OK, TEMPORARY]
     assert client.talk(RCPT, "RSET") == [RECIPIENT_OK, OK]
     assert client.mail(data=CLEAN).startswith("250 ")
@@ -282,7 +282,7 @@ def test_a_directory_that_cannot_answer_is_temporary(gateway, monkeypatch):
         raise DirectoryUnavailable
 
     client = gateway.open()
-    monkeypatch.setattr(gateway.services.directory, "find", fail)
+    monkeypatch.setattr(gateway.services.recipients, "find", fail)
     # A client that pipelines has sent DATA already: a 5xx there would bounce what we only put off.
     assert client.talk(MAIL, RCPT, "DATA") == [SENDER_OK, TEMPORARY, TEMPORARY]
     monkeypatch.undo()

@@ -1,0 +1,161 @@
+"""Which recipients are taken, by the policy of their domain; and the mailbox made on the first mail."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django_tenants.utils import schema_context
+
+from portal.tenants.models import MailDomain
+from portal.tenants.people.models import Mailbox, MailboxAlias
+from quarantine.models import Recipient
+from tests.quarantine.gateways import Client, RunningGateway, run_gateway
+from tests.quarantine.test_gateway_mail import CLEAN, SPAM
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+RECIPIENT_OK = "250 2.1.5 Recipient ok"
+UNKNOWN_MAILBOX = "550 5.1.1 No such mailbox here"
+
+
+@pytest.fixture(scope="module")
+def gateway(django_db_setup, django_db_blocker):
+    with django_db_blocker.unblock(), run_gateway() as running:
+        yield running
+
+
+def choose(policy: str, *gateways: RunningGateway, domain: str = "alpha.test", **fields: object) -> None:
+    """Set a domain's recipient policy, as its admin would; the gateways know it when this returns."""
+    MailDomain.objects.filter(name=domain).update(recipient_policy=policy, **fields)
+    for gateway in gateways:
+        gateway.run(wait_for_policy(gateway, domain, policy, fields.get("server_port")))
+
+
+async def wait_for_policy(gateway: RunningGateway, domain: str, policy: str, port: object) -> None:
+    directory = gateway.gateway.directory
+    while True:
+        found = (await directory.find(f"postmaster@{domain}")).domain
+        if found.recipient_policy == policy and port in (None, found.server_port):
+            return
+        await asyncio.sleep(0.01)  # nothing says when
+
+
+def ask(gateway: RunningGateway, *recipients: str) -> list[str]:
+    """The replies to RCPT, in one transaction."""
+    client = gateway.open()
+    client.ask("MAIL FROM:<ann@sender.test>")
+    replies = client.talk(*(f"RCPT TO:<{recipient}>" for recipient in recipients))
+    client.close()
+    return replies
+
+
+def list_mailboxes(schema: str = "sp_acme") -> list[str]:
+    with schema_context(schema):
+        return list(Mailbox.objects.exclude(owner__isnull=False).values_list("address", flat=True))
+
+
+def list_rows() -> list[tuple[str, str | None]]:
+    with schema_context("sp_acme"):
+        return list(Recipient.objects.order_by("id").values_list("address", "mailbox__address"))
+
+
+def test_known_mailboxes_alone(gateway):
+    choose("known", gateway)
+    assert ask(gateway, "bob@alpha.test", "new@alpha.test") == [RECIPIENT_OK, UNKNOWN_MAILBOX]
+
+
+NOT_SANE = [
+    '"a b"@alpha.test',
+    "x%evil.test@alpha.test",
+    "evil!x@alpha.test",
+    "x" * 65 + "@alpha.test",
+    "a..b@alpha.test",
+]
+
+
+def test_anyone_that_can_be_a_mailbox(gateway):
+    choose("anyone", gateway)
+    assert ask(gateway, "bob@alpha.test", "new@alpha.test", "x" * 64 + "@alpha.test") == [RECIPIENT_OK] * 3
+    assert ask(gateway, *NOT_SANE) == [UNKNOWN_MAILBOX] * len(NOT_SANE)
+    assert ask(gateway, "new@beta.test") == [UNKNOWN_MAILBOX]  # the policy is the domain's
+
+
+def test_the_first_mail_makes_the_mailbox_and_rcpt_does_not(gateway):
+    choose("anyone", gateway)
+    assert ask(gateway, *(f"guess{number}@alpha.test" for number in range(30))) == [RECIPIENT_OK] * 30
+    assert list_mailboxes() == []
+    client = gateway.open()
+    assert (
+        client.mail("ann@sender.test", "New+News@Alpha.test", "new@alpha.test", "+x@alpha.test", data=SPAM)[:3] == "250"
+    )
+    assert list_mailboxes() == ["+x@alpha.test", "new@alpha.test"]
+    client.mail("ann@sender.test", "new+other@alpha.test", data=CLEAN)
+    assert list_mailboxes() == ["+x@alpha.test", "new@alpha.test"]
+    assert list_rows() == [
+        ("New+News@Alpha.test", "new@alpha.test"),
+        ("new@alpha.test", "new@alpha.test"),
+        ("+x@alpha.test", "+x@alpha.test"),
+        ("new+other@alpha.test", "new@alpha.test"),
+    ]
+
+
+def test_a_new_mailbox_is_as_one_that_was_provisioned(gateway):
+    choose("anyone", gateway)
+    gateway.open().mail("ann@sender.test", "new@alpha.test", data=CLEAN)
+    with schema_context("sp_acme"):
+        made, provisioned = Mailbox.objects.get(address="new@alpha.test"), Mailbox.objects.get(address="bob@alpha.test")
+    for name in ("domain_id", "wants_digest", "digest_hour", "next_digest_at"):
+        assert getattr(made, name) == getattr(provisioned, name)
+    assert made.owner is None
+
+
+def test_refused_mail_makes_no_mailbox(gateway):
+    choose("anyone", gateway)
+    client = gateway.open()
+    looping = b"Received: by x.test\r\n" * 101 + CLEAN
+    assert client.mail("ann@sender.test", "new@alpha.test", data=looping).startswith("554 5.4.6 ")
+    assert list_mailboxes() == []
+
+
+def test_the_postmaster_gets_mail_and_no_mailbox(gateway):
+    choose("anyone", gateway)
+    client = gateway.open()
+    client.mail("ann@sender.test", "postmaster@alpha.test", "postmaster+x@alpha.test", data=CLEAN)
+    assert list_mailboxes() == []
+    assert list_rows() == [("postmaster@alpha.test", None), ("postmaster+x@alpha.test", None)]
+
+
+def test_a_new_mailbox_is_known_without_the_policy(gateway):
+    choose("anyone", gateway)
+    gateway.open().mail("ann@sender.test", "new@alpha.test", data=CLEAN)
+    choose("known", gateway)
+    assert ask(gateway, "new@alpha.test", "newer@alpha.test") == [RECIPIENT_OK, UNKNOWN_MAILBOX]
+
+
+def test_an_alias_made_meanwhile_wins(gateway, monkeypatch):
+    """The address was nobody's at RCPT; by the end of DATA somebody has it as an alias."""
+    choose("anyone", gateway)
+    client = gateway.open()
+    client.talk("MAIL FROM:<ann@sender.test>", "RCPT TO:<sales@alpha.test>", "DATA")
+    with schema_context("sp_acme"):
+        MailboxAlias.objects.create(address="sales@alpha.test", mailbox=Mailbox.objects.get(address="bob@alpha.test"))
+    assert client.send_data(CLEAN).startswith("250 ")
+    assert list_mailboxes() == []
+    assert list_rows() == [("sales@alpha.test", "bob@alpha.test")]
+
+
+def test_two_gateways_at_once_make_one_mailbox(gateway):
+    with run_gateway() as other:
+        choose("anyone", gateway, other)
+        clients = [one.open() for one in (gateway, other) * 4]
+        names = [f"new{number}@alpha.test" for number in range(60)]
+
+        def send(client: Client) -> str:
+            return client.mail("ann@sender.test", *(names if clients.index(client) % 3 else names[::-1]), data=CLEAN)
+
+        with ThreadPoolExecutor(len(clients)) as threads:
+            replies = list(threads.map(send, clients))
+    assert {reply[:3] for reply in replies} == {"250"}
+    assert sorted(list_mailboxes()) == sorted(names)
