@@ -6,9 +6,16 @@ out. A label has few values, all of our own choosing: nothing that a stranger sa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import psutil
+from django.conf import settings
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+
+from quarantine.tally import Tally, add_up
+
+log = logging.getLogger(__name__)
 
 REGISTRY = CollectorRegistry()
 QUICK_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
@@ -97,3 +104,39 @@ def follow(counter: Counter, counts: Mapping[str, int]) -> Callable[[], None]:
             seen[key] = number
 
     return catch_up
+
+
+def report(part: str, *before_write: Callable[[], None]) -> Tally | None:
+    """Begin to report the numbers of this process, a `part` of Lazaret; `before_write` brings some up to date.
+
+    Once a process, after its last fork. None where LAZARET_HOME cannot be written: that is no reason to take no mail.
+    """
+    try:
+        tally = Tally(settings.METRICS_HOME, part, REGISTRY)
+    except OSError as error:
+        log.warning("metrics_not_written process=%s error=%s", part, type(error).__name__)
+        return None
+    tally.before_write = [measure_process(tally.name), *before_write]
+    tally.start()
+    return tally
+
+
+def measure_process(name: str) -> Callable[[], None]:
+    """What brings the numbers of the process itself up to date."""
+    process = psutil.Process()
+    used = 0.0
+
+    def measure() -> None:
+        nonlocal used
+        times = process.cpu_times()
+        now = times.user + times.system
+        PROCESS_CPU_SECONDS.labels(name).inc(max(now - used, 0.0))
+        used = now
+        PROCESS_RESIDENT_BYTES.labels(name).set(process.memory_info().rss)
+
+    return measure
+
+
+def read_all() -> list[Metric]:
+    """Every metric, added up over the processes of this machine."""
+    return add_up(settings.METRICS_HOME, REGISTRY, highest=HIGHEST)

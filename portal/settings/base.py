@@ -47,6 +47,8 @@ if PORTAL_URL.startswith("https://"):  # behind a proxy with TLS, whatever serve
 ALLAUTH_TRUSTED_PROXY_COUNT = read.parse_number(  # proxies of ours before the portal: whose X-Forwarded-For counts
     "LAZARET_PROXIES", get("LAZARET_PROXIES", "0"), low=0, high=8
 )
+METRICS_HOME = HOME / "metrics"  # where each process keeps its numbers
+METRICS_NETWORKS = read.parse_networks("LAZARET_METRICS", get("LAZARET_METRICS", ""))  # who may read /metrics
 DEMO = read.parse_flag("LAZARET_DEMO", get("LAZARET_DEMO", "0"))  # opens the demo's page of arrived mail
 DEMO_SINK = read.parse_address(  # the demo's customers' mail server
     "LAZARET_DEMO_SINK", get("LAZARET_DEMO_SINK", f"127.0.0.1:{min(SMTP_ADDRESS.port + 1, 65535)}")
@@ -105,6 +107,7 @@ DATABASE_ROUTERS = ["django_tenants.routers.TenantSyncRouter"]
 
 MIDDLEWARE = [
     "portal.web.views.health.HealthMiddleware",
+    "portal.web.views.metrics.MetricsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "portal.web.middleware.ProviderMiddleware",

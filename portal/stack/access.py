@@ -27,7 +27,7 @@ class AccessLogger(Logger):
                 handler.addFilter(HideTokens())
 
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
-        if not self.access_log_enabled or environ.get("PATH_INFO") == "/healthz":
+        if not self.access_log_enabled or environ.get("PATH_INFO") in {"/healthz", "/metrics"}:
             return
         self.access_log.info(
             "request method=%s host=%s path=%s status=%s bytes=%s ms=%d client=%s",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,7 @@ class Home:
         self.state = self._read_state()
         end_left_over(self.state.get("children", {}))
         self.environment_file.unlink(missing_ok=True)  # of the last run; settings would read it
+        shutil.rmtree(self.path / "metrics", ignore_errors=True)  # counting begins anew with each run
         self._begin()
 
     def record(self, name: str, pid: int | None) -> None:

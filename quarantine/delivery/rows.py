@@ -15,6 +15,7 @@ from psycopg.rows import TupleRow
 from portal.tenants.database import Pool
 from quarantine.content import DROP_CONTENT, LOCK_CONTENT, NEEDING
 from quarantine.delivery.outcome import Job, Outcome, Result
+from quarantine.platform.models import Lane
 
 LEASE_SECONDS = 60  # renewed while a job is in hand: a delivery may last as long as it likes
 
@@ -35,6 +36,15 @@ FROM place CROSS JOIN LATERAL (
     WHERE j.lane = place.lane AND j.domain_id = place.domain_id
     AND (j.claimed_until IS NULL OR j.claimed_until < now()) ORDER BY j.due_at LIMIT 1
 ) first LEFT JOIN public.tenants_maildomain d ON d.id = place.domain_id
+"""
+MOST_COUNTED = 100_000  # jobs of a lane
+# Index delivery_job_due; the oldest by primary key.
+MEASURE_QUEUES = """
+SELECT lane.name,
+    (SELECT count(*) FROM (SELECT FROM public.platform_deliveryjob j WHERE j.lane = lane.name LIMIT %s) counted),
+    coalesce((SELECT extract(epoch FROM now() - j.created_at)::float8 FROM public.platform_deliveryjob j
+        WHERE j.lane = lane.name ORDER BY j.id LIMIT 1), 0)
+FROM unnest(%s::text[]) AS lane(name)
 """
 # Index delivery_job_due; MATERIALIZED, so that the locking part runs once.
 CLAIM = """
@@ -116,6 +126,16 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class Queue:
+    """A lane: its jobs (counted up to MOST_COUNTED), the age of its oldest, and how long one is due that nobody has."""
+
+    lane: str
+    jobs: int
+    oldest_seconds: float
+    overdue_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """A recipient row with what its message needs for a delivery."""
 
@@ -147,6 +167,14 @@ def in_schema(statement: str, schema: str) -> sql.Composed:
 async def list_backlog(pool: Pool) -> list[Backlog]:
     async with pool.connection() as database:
         return [Backlog(*row) for row in await (await database.execute(LIST_BACKLOG)).fetchall()]
+
+
+async def measure_queues(database: AsyncConnection[TupleRow]) -> list[Queue]:
+    """Every lane; the time that it may take is for the caller to bound (statement_timeout)."""
+    backlog = [Backlog(*row) for row in await (await database.execute(LIST_BACKLOG)).fetchall()]
+    overdue = {name: max((-entry.due_in for entry in backlog if entry.lane == name), default=0) for name in Lane.values}
+    measured = await database.execute(MEASURE_QUEUES, [MOST_COUNTED, list(Lane.values)])
+    return [Queue(lane, jobs, max(age, 0), max(overdue[lane], 0)) for lane, jobs, age in await measured.fetchall()]
 
 
 async def claim(pool: Pool, wanted: list[tuple[str, int, int]], *, instance: str) -> list[Job]:

@@ -12,6 +12,7 @@ import psycopg
 import redis.asyncio
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from psycopg.rows import TupleRow
 
 from portal.tenants.database import get_conninfo
 
@@ -72,7 +73,7 @@ _cache = _Cache()
 async def check_parts() -> dict[str, State]:
     """Ask every part at once."""
     beats, valkey, banner = await asyncio.gather(
-        _bounded(_read_heartbeats()), _bounded(_ping_cache()), _bounded(_read_banner())
+        bounded(_ask_for_heartbeats()), bounded(_ping_cache()), bounded(_read_banner())
     )
     parts: dict[str, State] = {
         "postgres": {"state": READY if beats is not None else DOWN},
@@ -92,7 +93,7 @@ def _judge_beats(ages: list[float], limit: int) -> State:
     return {"state": READY, "instances": len(alive), "seen_seconds_ago": round(min(alive), 1)}
 
 
-async def _bounded(check: Awaitable[T]) -> T | None:
+async def bounded(check: Awaitable[T]) -> T | None:
     """None where a check fails or does not answer in time: that is what this page is for."""
     try:
         async with asyncio.timeout(CHECK_SECONDS):
@@ -101,18 +102,22 @@ async def _bounded(check: Awaitable[T]) -> T | None:
         return None
 
 
-async def _read_heartbeats() -> dict[str, list[float]]:
-    """Ages in seconds of each part's processes, by the database's clock."""
+async def _ask_for_heartbeats() -> dict[str, list[float]]:
     connection = await psycopg.AsyncConnection.connect(get_conninfo(application_name="lazaret-health"))
     async with connection:
-        rows = await connection.execute(
-            "SELECT part, extract(epoch FROM now() - at)::float FROM public.platform_heartbeat"
-            " WHERE at > now() - interval '1 minute'"
-        )
-        ages: dict[str, list[float]] = {}
-        for part, age in await rows.fetchall():
-            ages.setdefault(part, []).append(max(age, 0.0))
-        return ages
+        return await read_heartbeats(connection)
+
+
+async def read_heartbeats(connection: psycopg.AsyncConnection[TupleRow]) -> dict[str, list[float]]:
+    """Ages in seconds of each part's processes, by the database's clock; of the last minute."""
+    rows = await connection.execute(
+        "SELECT part, extract(epoch FROM now() - at)::float FROM public.platform_heartbeat"
+        " WHERE at > now() - interval '1 minute'"
+    )
+    ages: dict[str, list[float]] = {}
+    for part, age in await rows.fetchall():
+        ages.setdefault(part, []).append(max(age, 0.0))
+    return ages
 
 
 async def _ping_cache() -> bool:

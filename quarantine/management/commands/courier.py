@@ -9,6 +9,7 @@ import uvloop
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
+from quarantine import metrics
 from quarantine.delivery.channel import Manner
 from quarantine.delivery.courier import run_courier
 
@@ -18,6 +19,7 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
+        metrics.report("courier")
         manner = Manner(hostname=settings.SMTP_HOSTNAME)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_courier(settings.HOME / "courier", manner))

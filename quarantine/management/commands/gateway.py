@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from portal.settings.environment import Address, parse_address
+from quarantine import metrics
 from quarantine.gateway.server import serve
 from quarantine.store import DurabilityError
 
@@ -26,6 +27,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         address: Address = parse_address("--listen", options["listen"])
         sys.setswitchinterval(SWITCH_SECONDS)
+        metrics.report("gateway")
         try:
             uvloop.run(serve(address.host, address.port))
         except (DurabilityError, OSError) as error:
