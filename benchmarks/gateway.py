@@ -1,160 +1,160 @@
-"""Replay a directory of messages at a running gateway, and say how fast it took them.
+"""Replay mail at running gateways, in turn, and say how fast each took it and what it cost.
 
-    .venv/bin/python benchmarks/gateway.py DIR --to bob@alpha.test --connect 127.0.0.1:2525 --sessions 20 --count 5000
+    .venv/bin/python benchmarks/gateway.py --connect lazaret=127.0.0.1:2525 --to bob@alpha.test \\
+        --watch lazaret=$PID_OF_RUN --count 5000 [DIRECTORY or SET.tar.zst]
 
-Every message goes as one transaction (MAIL, RCPT and DATA pipelined, as Postfix does); each session keeps its
-connection. Times run from the last octet of a message to its final reply. With `--pid` (any number of times) the
-processor time that those processes and their children used is shown, by message.
+Any SMTP server can be named; with several, one run of each follows the other, `--runs` times over, and the last lines
+compare the first with the rest. `--watch NAME=PID` (as often as you like) counts the processor time of that process and
+all that it starts, by program; then a run ends when they are at rest, so that delivery is in the figures. `--ceiling`
+measures this sender itself against Postfix's smtp-sink.
+
+`reply` runs from the last octet of a message to its final reply, `whole` from its MAIL. `--clients N` states by XCLIENT
+another client address for each connection: start benchmarks/name_server.py and the gateway with LAZARET_DNS and
+LAZARET_XCLIENT (127.0.0.1), and every one of them is looked up.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import os
-import re
+import shutil
+import socket
+import statistics
+import subprocess
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import defaultdict
 from pathlib import Path
 
-import uvloop
+from letters import read_messages
+from sender import Plan, Result, send_all
+from usage import Usage
 
-LINE_END = re.compile(rb"\r\n|\r|\n")
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass
-class Result:
-    """What the sessions saw."""
-
-    seconds: list[float] = field(default_factory=list)  # from the end of DATA to its reply
-    replies: Counter[str] = field(default_factory=Counter)
+REST_SECONDS = 120.0  # to wait for the rest at most
+SINK = "smtp-sink"
+Figures = dict[str, float]
 
 
-def read_messages(directory: Path, limit: int) -> list[bytes]:
-    """Up to `limit` messages as they go over the wire: CRLF, dot-stuffed, with their end."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())[:limit]
-    return [make_wire(path.read_bytes()) for path in files]
+def read_targets(words: list[str]) -> dict[str, tuple[str, int]]:
+    found = {}
+    for word in words:
+        name, _, address = word.rpartition("=")
+        host, _, port = address.rpartition(":")
+        found[name or address] = host, int(port)
+    return found
 
 
-def make_wire(raw: bytes) -> bytes:
-    raw = LINE_END.sub(b"\r\n", raw)
-    if raw.startswith((b"From ", b">From ")):  # the line of an mbox, no header
-        raw = raw.partition(b"\r\n")[2]
-    stuffed = (b"\r\n" + raw).replace(b"\r\n.", b"\r\n..")[2:]
-    return stuffed + (b".\r\n" if stuffed.endswith(b"\r\n") else b"\r\n.\r\n")
+def run(name: str, plan: Plan, messages: list[bytes], *, count: int, roots: list[int]) -> Figures:
+    usage = Usage(roots)
+    began = time.monotonic()
+    result = send_all(plan, messages, count)
+    while roots and not usage.is_quiet() and time.monotonic() - began < result.wall + REST_SECONDS:
+        time.sleep(0.05)
+    groups = usage.stop()
+    return show(name, result, max(usage.busy_at - began, result.wall), groups)
 
 
-async def read_reply(reader: asyncio.StreamReader) -> str:
-    while True:
-        line = await reader.readline()
-        if not line:
-            raise ConnectionResetError
-        if line[3:4] != b"-":
-            return line.decode("ascii", "replace")
+def show(name: str, result: Result, seconds: float, groups: Figures) -> Figures:
+    """Print a run; what of it is compared is returned."""
+    total = max(result.messages, 1)
+    cost = sum(groups.values()) * 1000 / total
+    waits = get_percentiles(result.waits)
+    print(f"{name}: {result.messages} messages, {result.octets / total / 1024:.1f} KiB each, in {result.wall:.1f} s:")
+    print(f"  {result.rate:.0f} messages/s; at rest after {seconds:.1f} s: {total / seconds:.0f} messages/s")
+    print(f"  replies {dict(result.replies)}")
+    print(f"  reply {tell(waits)}; whole {tell(get_percentiles(result.wholes))}")
+    if groups:
+        shares = ", ".join(f"{part} {used * 1000 / total:.2f}" for part, used in groups.items() if used > 0.005)
+        print(f"  ms of processor time a message: {cost:.2f} ({shares}); this sender {result.cpu * 1000 / total:.2f}")
+    else:
+        print(f"  ms of processor time a message: this sender {result.cpu * 1000 / total:.2f}", flush=True)
+    return {"messages/s": result.rate, "messages/s to rest": total / seconds, "cpu": cost, "p99": waits[99]}
 
 
-async def run_session(
-    options: argparse.Namespace, recipients: Iterator[str], work: Iterator[bytes], result: Result
-) -> None:
-    host, _, port = options.connect.rpartition(":")
-    wire = b""
-    while wire is not None:
-        reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20)
-        await read_reply(reader)
-        if options.client_ip:
-            writer.write(f"XCLIENT ADDR={options.client_ip}\r\n".encode())
-            await read_reply(reader)
-        writer.write(b"EHLO benchmark.test\r\n")
-        await read_reply(reader)
-        for _ in range(options.messages_per_connection):
-            wire = next(work, None)
-            if wire is None:
-                break
-            await send(reader, writer, next(recipients), wire, result)
-        writer.write(b"QUIT\r\n")
-        writer.close()
+def get_percentiles(seconds: list[float]) -> dict[int, float]:
+    """Milliseconds."""
+    ordered = sorted(seconds) or [0.0]
+    return {percent: ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] * 1000 for percent in (50, 95, 99)}
 
 
-async def send(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, recipient: str, wire: bytes, result: Result
-) -> None:
-    writer.write(f"MAIL FROM:<sender@benchmark.test>\r\nRCPT TO:<{recipient}>\r\nDATA\r\n".encode())
-    replies = [await read_reply(reader) for _ in range(3)]
-    if not replies[2].startswith("354"):
-        result.replies[replies[1][:9].strip()] += 1
-        writer.write(b"RSET\r\n")
-        await read_reply(reader)
-        return
-    writer.write(wire)
-    await writer.drain()
-    began = time.perf_counter()
-    reply = await read_reply(reader)
-    result.seconds.append(time.perf_counter() - began)
-    result.replies[reply[:3]] += 1
+def tell(percentiles: dict[int, float]) -> str:
+    return " ".join(f"p{percent} {value:.1f} ms" for percent, value in percentiles.items())
 
 
-def read_cpu(pids: list[int]) -> dict[int, float]:
-    """Seconds of processor time used so far by each process with its children."""
-    used: dict[int, float] = dict.fromkeys(pids, 0.0)
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has ended meanwhile
-        for pid in {int(path.parent.name), int(fields[1])} & set(pids):
-            own = sum(map(int, fields[11:13]))
-            of_ended_children = sum(map(int, fields[13:15])) if pid == int(path.parent.name) else 0
-            used[pid] += (own + of_ended_children) / TICKS
-    return used
+def compare(figures: dict[str, list[Figures]]) -> None:
+    """The medians of the first against those of each other."""
+    medians = {
+        name: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for name, runs in figures.items()
+    }
+    for name, median in medians.items():
+        print(f"median of {len(figures[name])}: {name}", end=" ")
+        print(" ".join(f"{key}={value:.2f}" for key, value in median.items()))
+    first, *others = medians
+    for other in others:
+        for key in ("messages/s", "messages/s to rest"):
+            print(f"{first} takes {medians[first][key] / medians[other][key]:.2f} x the {key} of {other}")
+        if medians[first]["cpu"]:
+            print(f"{other} uses {medians[other]['cpu'] / medians[first]['cpu']:.2f} x the processor time of {first}")
 
 
-def repeat(items: list[str]) -> Iterator[str]:
-    while True:
-        yield from items
+def measure_ceiling(plan: Plan, messages: list[bytes], count: int) -> None:
+    """How fast this sender is when the other side does nothing."""
+    if not (program := shutil.which(SINK)):
+        return print(f"the sender's ceiling is not measured: there is no {SINK} here (Debian: postfix)")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with subprocess.Popen([program, "-u", "nobody", f"127.0.0.1:{port}", "1000"]) as sink:
+        time.sleep(0.5)
+        alone = Plan(**{**vars(plan), "host": "127.0.0.1", "port": port, "clients": 0})
+        run("ceiling", alone, messages, count=count, roots=[])
+        sink.terminate()
 
 
-def take(messages: list[bytes], count: int) -> Iterator[bytes]:
-    for number in range(count):
-        yield messages[number % len(messages)]
-
-
-async def measure(options: argparse.Namespace, messages: list[bytes]) -> tuple[Result, float]:
-    result, work, recipients = Result(), take(messages, options.count or len(messages)), repeat(options.to)
-    began = time.perf_counter()
-    await asyncio.gather(*(run_session(options, recipients, work, result) for _ in range(options.sessions)))
-    return result, time.perf_counter() - began
-
-
-def show(result: Result, seconds: float, cpu: dict[int, float]) -> None:
-    times = sorted(result.seconds) or [0.0]
-    total = result.replies.total()
-    print(f"{total} messages in {seconds:.1f} s: {total / seconds:.0f} messages/s; replies {dict(result.replies)}")
-    for percent in (50, 95, 99):
-        print(f"p{percent} {times[min(len(times) * percent // 100, len(times) - 1)] * 1000:.1f} ms")
-    for pid, used in cpu.items():
-        print(f"process {pid}: {used * 1000 / max(total, 1):.2f} ms of processor time a message")
-    print(f"this sender: {time.process_time() * 1000 / max(total, 1):.2f} ms of processor time a message")
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, nargs="?", help="a directory or a .tar.zst (default: made here)")
+    parser.add_argument("--connect", action="append", required=True, metavar="[NAME=]HOST:PORT")
+    parser.add_argument("--to", action="append", required=True, help="a recipient; repeat it for several in turn")
+    parser.add_argument("--watch", action="append", default=[], metavar="NAME=PID")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--sessions", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=1, help="of this sender, which share the sessions")
+    parser.add_argument("--count", type=int, default=0, help="messages to send (default: each once)")
+    parser.add_argument("--skip", type=int, default=0, help="messages at the beginning that are not sent")
+    parser.add_argument("--messages-per-connection", type=int, default=100)
+    parser.add_argument("--recipients-per-message", type=int, default=1)
+    parser.add_argument("--clients", type=int, default=0, help="addresses stated by XCLIENT")
+    parser.add_argument("--ceiling", action="store_true")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--connect", default="127.0.0.1:2525")
-    parser.add_argument("--to", action="append", required=True, help="a recipient; repeat it for several in turn")
-    parser.add_argument("--sessions", type=int, default=20)
-    parser.add_argument("--count", type=int, default=0, help="messages to send (default: each once)")
-    parser.add_argument("--limit", type=int, default=100_000, help="messages to read of the directory")
-    parser.add_argument("--messages-per-connection", type=int, default=100)
-    parser.add_argument("--client-ip", default="", help="stated by XCLIENT, so that reverse DNS is looked up")
-    parser.add_argument("--pid", type=int, action="append", default=[])
-    options = parser.parse_args()
-    messages = read_messages(options.directory, options.limit)
-    before = read_cpu(options.pid)
-    result, seconds = uvloop.run(measure(options, messages))
-    show(result, seconds, {pid: used - before[pid] for pid, used in read_cpu(options.pid).items()})
+    options = parse()
+    targets, messages = read_targets(options.connect), read_messages(options.source, skip=options.skip)
+    roots = defaultdict(list)
+    for word in options.watch:
+        name, _, pid = word.rpartition("=")
+        roots[name or next(iter(targets))].append(int(pid))
+    shared = ("sessions", "processes", "messages_per_connection", "recipients_per_message", "clients")
+    plans = {
+        name: Plan(host, port, tuple(options.to), **{key: getattr(options, key) for key in shared})
+        for name, (host, port) in targets.items()
+    }
+    try:
+        measure_all(options, plans, messages, roots)
+    except OSError as error:
+        raise SystemExit(f"no answer: {error}") from error
+
+
+def measure_all(
+    options: argparse.Namespace, plans: dict[str, Plan], messages: list[bytes], roots: dict[str, list[int]]
+) -> None:
+    count = options.count or len(messages)
+    if options.ceiling:
+        measure_ceiling(next(iter(plans.values())), messages, count)
+    figures: dict[str, list[Figures]] = defaultdict(list)
+    for _ in range(options.runs):
+        for name, plan in plans.items():
+            figures[name].append(run(name, plan, messages, count=count, roots=roots[name]))
+    compare(figures)
 
 
 if __name__ == "__main__":
