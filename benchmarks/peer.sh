@@ -8,8 +8,9 @@
 # rest to the same server (smtp-sink). With a labelled set (folders named ham and spam) Lazaret learns its first
 # LESSONS messages (default 2000), and neither is sent these. Both ask the same DNS on loopback. fsync is on.
 # rspamd is as Debian has it, but for these: no Redis; the milter scans by itself, in one process a core (faster than
-# by way of scan workers); mail of HOLD_SCORE points and more is held by Postfix (default 2.5, or 8 with
-# --clients: of mail of 2007 about as much as Lazaret holds; Debian's 15 holds next to nothing without public lists).
+# by way of scan workers); mail of HOLD_SCORE points and more is held by Postfix. By default that is
+# Debian's 15; with a set of mail 2.5, or 8 with --clients, which holds of mail of 2007 about as much as Lazaret does,
+# where 15 would hold next to nothing: there are no public lists on loopback.
 # Needs root, because Postfix does. Everything is removed at the end.
 set -eu
 
@@ -25,15 +26,14 @@ chmod 755 "$dir"
 corpus=
 for last in "$@"; do case $last in *.tar.zst) corpus=$last ;; */*) [ -d "$last" ] && corpus=$last ;; esac; done
 lessons=${LESSONS:-$([ -n "$corpus" ] && echo 2000 || echo 0)}
-case " $* " in *" --clients"*) hold=8 ;; *) hold=2.5 ;; esac
+case "$corpus $* " in " "*) hold=15 ;; *" --clients"*) hold=8 ;; *) hold=2.5 ;; esac
 hold=${HOLD_SCORE:-$hold}
 pids=
 
 clean_up() {
     trap - EXIT INT TERM
-    [ -f "$dir/postfix/main.cf" ] && postfix -c "$dir/postfix" abort >/dev/null 2>&1 || true
     for pid in $pids; do kill "$pid" 2>/dev/null || true; done
-    for pid in $pids; do wait "$pid" 2>/dev/null || true; done
+    for pid in $pids; do while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done; done
     rm -rf "$dir"
 }
 trap clean_up EXIT
@@ -129,6 +129,9 @@ rspamd -f -c /etc/rspamd/rspamd.conf -u _rspamd -g _rspamd "--var=LOCAL_CONFDIR=
 pids="$pids $rspamd"
 
 postfix -c "$dir/postfix" start >/dev/null 2>&1
+wait_until test -s "$dir/spool/pid/master.pid"
+master=$(tr -d ' ' <"$dir/spool/pid/master.pid")
+pids="$pids $master"
 
 # Lazaret, as ./run starts it.
 export LAZARET_HOME="$dir/lazaret" LAZARET_SMTP="127.0.0.1:$ours" LAZARET_WEB="127.0.0.1:$web"
@@ -155,7 +158,7 @@ wait_until listens "$milter"
 uptime
 "$python" "$project/benchmarks/gateway.py" --ceiling --skip "$lessons" \
     --connect "lazaret=127.0.0.1:$ours" --connect "postfix+rspamd=127.0.0.1:$peer" \
-    --watch "lazaret=$lazaret" --watch "postfix+rspamd=$(cat "$dir/spool/pid/master.pid")" \
+    --watch "lazaret=$lazaret" --watch "postfix+rspamd=$master" \
     --watch "postfix+rspamd=$rspamd" \
     --to ann@bench.test --to bob@bench.test --to cat@bench.test --to dan@bench.test "$@"
 echo "held: lazaret $(cd "$project" && "$python" manage.py shell -v 0 -c "
