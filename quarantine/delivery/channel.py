@@ -13,7 +13,7 @@ import psycopg
 
 from quarantine.delivery.desk import Desk
 from quarantine.delivery.letter import ContentDamagedError, ContentGoneError, Letter, pack
-from quarantine.delivery.names import Names, OwnAddressError
+from quarantine.delivery.names import Names
 from quarantine.delivery.outcome import decide
 from quarantine.delivery.server import PLAIN_SECONDS, Server
 from quarantine.delivery.smtp import (
@@ -26,7 +26,6 @@ from quarantine.delivery.smtp import (
     Stage,
     TlsError,
     connect,
-    describe,
 )
 from quarantine.faults import name_fault
 
@@ -262,26 +261,13 @@ class Channel:
 
     async def _open(self) -> Connection:
         server = self.server
-        if not server.host:
-            raise ConnectError("the domain has no mail server")
-        addresses = await self._find_addresses()
+        addresses = await self.manner.names.get_addresses(server.host, server.port)
         try:
             return await self._greet(addresses, tls=time.monotonic() >= server.plain_until)
         except TlsError as error:
             log.warning("starttls_failed server=%s error=%s", server, str(error))
             server.plain_until = time.monotonic() + PLAIN_SECONDS
             return await self._greet(addresses, tls=False)
-
-    async def _find_addresses(self) -> tuple[str, ...]:
-        server = self.server
-        try:
-            return await self.manner.names.find_addresses(server.host, server.port)
-        except OwnAddressError:
-            raise ConnectError(f"5.4.6 {server} is this gateway itself: a mail loop") from None
-        except TimeoutError:
-            raise ConnectError(f"{server} cannot be looked up: no answer in time") from None
-        except (OSError, UnicodeError) as error:
-            raise ConnectError(f"{server} cannot be looked up ({describe(error)})") from None
 
     async def _greet(self, addresses: tuple[str, ...], *, tls: bool) -> Connection:
         manner, server = self.manner, self.server

@@ -11,6 +11,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 from portal.tenants.loops import is_own_address
+from quarantine.delivery.smtp import ConnectError, describe
 
 THREADS = 64
 SECONDS = 15.0  # to wait for an answer
@@ -27,13 +28,23 @@ class Names:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="names")
         self._asked: dict[tuple[str, int], asyncio.Future[tuple[str, ...]]] = {}
 
-    async def find_addresses(self, host: str, port: int) -> tuple[str, ...]:
-        """The addresses of a customer's server. Raises OwnAddressError, TimeoutError, and what the resolver says as
-        OSError or UnicodeError.
-        """
+    async def get_addresses(self, host: str, port: int) -> tuple[str, ...]:
+        """The addresses of a customer's server. Raises ConnectError, also where that is ourselves."""
+        if not host:
+            raise ConnectError("the domain has no mail server")
         asked = self._asked.get((host, port)) or self._ask(host, port)
-        async with asyncio.timeout(SECONDS):
-            return await asyncio.shield(asked)
+        try:
+            async with asyncio.timeout(SECONDS):
+                return await asyncio.shield(asked)
+        except OwnAddressError:
+            raise ConnectError(f"5.4.6 {host}:{port} is this gateway itself: a mail loop") from None
+        except TimeoutError:
+            raise ConnectError(f"{host}:{port} cannot be looked up: no answer in time") from None
+        except (OSError, UnicodeError) as error:
+            raise ConnectError(f"{host}:{port} cannot be looked up ({describe(error)})") from None
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, host: str, port: int) -> asyncio.Future[tuple[str, ...]]:
         asked = asyncio.get_running_loop().run_in_executor(self._threads, look_up, host, port)

@@ -70,11 +70,13 @@ class Server:
         """It could not be reached; returns in how many seconds it is tried again. Counts once a probe."""
         now = time.monotonic()
         if not self.down or now >= self.probe_at:
-            pause = min(FIRST_PROBE_SECONDS * 2 ** min(self.failures, 10), LONGEST_PROBE_SECONDS)
+            self.probe_at = now + self.get_pause() * random.uniform(0.9, 1.1)  # noqa: S311
             self.failures += 1
-            self.probe_at = now + pause * random.uniform(0.9, 1.1)  # noqa: S311
         self.down = reason
         return max(self.probe_at - now, 0.0)
+
+    def get_pause(self) -> float:
+        return min(FIRST_PROBE_SECONDS * 2.0 ** min(self.failures, 10), LONGEST_PROBE_SECONDS)
 
     @property
     def is_steady(self) -> bool:

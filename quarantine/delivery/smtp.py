@@ -150,7 +150,7 @@ class Connection:
         The final dot waits for `gate`; `on_taken` is called at once when the server took the message, before anything
         else happens in this process. Raises LostError.
         """
-        if refusal := self._find_obstacle(envelope, len(wire)):
+        if refusal := self.find_obstacle(envelope, len(wire)):
             return [refusal] * len(envelope.recipients)
         self.sent += 1
         self.stage = Stage.ENVELOPE
@@ -162,12 +162,42 @@ class Connection:
             if began:
                 last = await self._send_content(wire, gate, replies, on_taken)
         if not began:
-            await self._begin_anew(last)
+            await self.begin_anew(last)
         elif last.code == 421:
             self.usable = False
         return [last if reply.good else reply for reply in replies]
 
-    def _find_obstacle(self, envelope: Envelope, size: int) -> Reply | None:
+    async def open_empty(self, recipient: str) -> Reply | None:
+        """Begin a transaction from the null path that will have no content. A reply says why this recipient cannot even
+        be named to the server. Raises LostError, and ConnectError where the server refuses whoever the recipient is.
+        """
+        if obstacle := self.find_obstacle(Envelope("", (recipient,)), 0):
+            return obstacle
+        self.sent += 1
+        self.stage = Stage.ENVELOPE
+        with self._watch():
+            reply = await self._ask_for_answer("MAIL FROM:<>" + ("" if recipient.isascii() else " SMTPUTF8"))
+        if not reply.good:
+            self.abort()
+            raise ConnectError(f"MAIL FROM:<>: {reply}")
+        return None
+
+    async def try_recipient(self, recipient: str) -> Reply:
+        """What the server says to a recipient of the transaction that is open. Raises LostError."""
+        with self._watch():
+            return await self._ask_for_answer(f"RCPT TO:<{recipient}>")
+
+    async def begin_anew(self, last: Reply) -> None:
+        """After a transaction without content: RSET. A server that awaits content for nobody is left alone."""
+        if last.code in {354, 421}:
+            self.abort()
+            return
+        self.usable = False
+        with contextlib.suppress(*BROKEN):
+            reply, _ = await self._ask("RSET")
+            self.usable = reply.good
+
+    def find_obstacle(self, envelope: Envelope, size: int) -> Reply | None:
         """What keeps this message out whatever the server would say: answered here as it would have."""
         if any(NOT_IN_PATH.search(address) for address in (envelope.sender, *envelope.recipients)):
             return Reply(553, "5.1.3 The address cannot be written in a command")
@@ -219,16 +249,6 @@ class Connection:
             if reply.good and on_taken:
                 on_taken([reply if each.good else each for each in replies])
         return reply
-
-    async def _begin_anew(self, last: Reply) -> None:
-        """After a transaction without content: RSET. A server that awaits content for nobody is left alone."""
-        if last.code in {354, 421}:
-            self.abort()
-            return
-        self.usable = False
-        with contextlib.suppress(*BROKEN):
-            reply, _ = await self._ask("RSET")
-            self.usable = reply.good
 
     async def close(self) -> None:
         """Say goodbye, without waiting for the answer."""

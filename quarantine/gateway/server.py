@@ -19,6 +19,7 @@ from filtering.evidence.ptr import Resolver, look_up_ptr
 from filtering.learning.classifier import Classifier, get_model_path
 from portal.tenants.database import make_pool
 from portal.tenants.directory import Directory
+from quarantine.delivery.callout import Callout
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.recipients import RecipientFinder
 from quarantine.gateway.services import Services
@@ -44,6 +45,7 @@ class Gateway:
         self.pool = make_pool(name=PART, max_size=POOL_SIZE, statement_seconds=STATEMENT_SECONDS)
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
         self.directory = Directory(self.pool, hostname=settings.SMTP_HOSTNAME)
+        self.callout = Callout(hostname=settings.SMTP_HOSTNAME)
         self.store = Store(self.pool, instance=get_instance())
         self.resolver = Resolver([(address.host, address.port) for address in settings.RESOLVERS])
         classifier = Classifier.load(get_model_path())
@@ -52,7 +54,7 @@ class Gateway:
         )
         self.services = Services(
             hostname=settings.SMTP_HOSTNAME,
-            recipients=RecipientFinder(self.directory),
+            recipients=RecipientFinder(self.directory, self.callout),
             intake=intake,
             look_up_ptr=functools.partial(look_up_ptr, resolver=self.resolver),
             limits=limits or Limits(message_octets=settings.MAX_MESSAGE_BYTES),
@@ -112,6 +114,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.callout.close()
         await self.store.close()
         await self.directory.close()
         await self.pool.close()
