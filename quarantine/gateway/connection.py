@@ -170,11 +170,11 @@ class Connection(SMTP):
 
     def _count(self, name: str, reply: Reply) -> Reply | None:
         """Keep account of what clients do instead of sending mail; the reply that ends the session is returned."""
-        if name == "DATA" and reply.code == replies.OK.code:
+        if name in {"DATA", "BDAT"} and reply.code == replies.OK.code and reply is not replies.CHUNK_OK:
             self._errors = self._failed_recipients = self._idle_commands = 0
         elif name == "RCPT" and reply.code >= 500:
             self._failed_recipients += 1
-        elif reply.code >= 500:
+        elif reply.code >= 500 and name != "BDAT":  # the session counts those: a lost message is one error
             self._errors += 1
         elif name in WITHOUT_MAIL:
             self._idle_commands += 1

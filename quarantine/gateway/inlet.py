@@ -36,6 +36,36 @@ class Pace:
     rate: float = 500.0
 
 
+class Chunks:
+    """A message that comes in chunks (RFC 3030): their octets as they are, dropped beyond `limit` or where its share of
+    the memory cannot grow. `began` is when the first was announced.
+    """
+
+    def __init__(self, *, limit: int, share: Share, began: float) -> None:
+        self.began = began
+        self.size = 0
+        self.is_dropped = False
+        self._limit = limit
+        self._share = share
+        self._body = bytearray()
+
+    def add(self, octets: bytearray) -> None:
+        self.size += len(octets)
+        if self.is_dropped or self.size > self._limit or not self._share.hold(self.size):
+            self.is_dropped = True
+            self.close()
+        else:
+            self._body += octets
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._body = bytearray()
+        self._share.empty()
+
+    def get_data(self) -> Data:
+        return Data(None if self.is_dropped else bytes(self._body), self.size)
+
+
 def unstuff(body: bytearray) -> bytes:
     """The message without the CRLF put before it, and without the dots that were doubled (RFC 5321 4.5.2)."""
     return bytes(body.replace(b"\r\n.", b"\r\n")[2:])
@@ -121,6 +151,21 @@ class Inlet:
         del body[end + 2 :]
         octets = unstuff(body) if size < LARGE_OCTETS else await asyncio.to_thread(unstuff, body)
         return Data(octets, size)
+
+    async def read_chunk(self, size: int, *, into: Chunks, pace: Pace) -> None:
+        """The next `size` octets, whatever they are. The pace is that of the whole message."""
+        while True:
+            octets = self._buffer[:size]
+            del self._buffer[:size]
+            size -= len(octets)
+            into.add(octets)
+            self._resume()
+            left = into.began + pace.grace + into.size / pace.rate - self._loop.time()
+            if left <= 0:
+                raise TimeoutError
+            if not size:
+                return
+            await self._wait(min(pace.silence, left))
 
     async def _wait(self, seconds: float) -> None:
         if self._ended:

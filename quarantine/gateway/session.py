@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +16,8 @@ from quarantine.causes import Cause
 from quarantine.gateway import replies
 from quarantine.gateway.addresses import AddressError, NeedsUtf8Error, Path, SyntaxProblem, read_address, read_path
 from quarantine.gateway.connection import Connection, normalise_ip
-from quarantine.gateway.inlet import Data
+from quarantine.gateway.inlet import Chunks, Data
+from quarantine.gateway.memory import Share
 from quarantine.gateway.recipients import Undecided
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
@@ -27,7 +29,10 @@ from quarantine.trace_id import make_trace_id
 log = logging.getLogger(__name__)
 
 HTTP_VERBS = {"GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT"}
-KNOWN_BUT_NOT_HERE = {"AUTH", "BDAT", "ETRN", "EXPN", "HELP", "SAML", "SEND", "SOML", "TURN"}
+KNOWN_BUT_NOT_HERE = {"AUTH", "ETRN", "EXPN", "HELP", "SAML", "SEND", "SOML", "TURN"}
+
+CHUNK = re.compile(rb"([0-9]{1,10})(?:[ \t]+(LAST))?", re.IGNORECASE)
+SMALL_CHUNK = 512  # octets; that one is no progress worth the command
 
 
 @dataclass(slots=True)
@@ -54,6 +59,8 @@ class Session(Connection):
         self._stated_helo = ""  # by XCLIENT
         self._extended = False
         self._messages = 0
+        self._chunks: Chunks | None = None  # of a message that is being sent by BDAT
+        self._broken: Reply | None = None  # what was said to a chunk without which the others are worth nothing
 
     @property
     def is_under_way(self) -> bool:
@@ -70,11 +77,18 @@ class Session(Connection):
         self.forget_client()
 
     def end(self) -> None:
+        self._forget_mail()
         if self._ptr:
             self._ptr.cancel()
 
+    def _forget_mail(self) -> None:
+        if self._chunks:
+            self._chunks.close()
+        self._mail = self._chunks = self._broken = None
+
     def forget_client(self) -> None:
-        self._helo, self._extended, self._mail = "", False, None
+        self._forget_mail()
+        self._helo, self._extended = "", False
 
     async def obey(self, name: str, argument: bytes) -> Reply:
         if command := self.COMMANDS.get(name):
@@ -98,7 +112,7 @@ class Session(Connection):
         return replies.answer_ehlo(self.hostname, self._list_extensions())
 
     def _list_extensions(self) -> list[str]:
-        extensions = ["PIPELINING", f"SIZE {self._limits.message_octets}", "8BITMIME", "SMTPUTF8"]
+        extensions = ["PIPELINING", f"SIZE {self._limits.message_octets}", "8BITMIME", "SMTPUTF8", "CHUNKING"]
         if self._services.tls and not self._tls:
             extensions.append("STARTTLS")
         if self._services.is_trusted(self._peer):
@@ -114,7 +128,7 @@ class Session(Connection):
     async def smtp_RSET(self, argument: bytes) -> Reply:  # noqa: N802
         if argument:
             return replies.NO_ARGUMENT_WANTED
-        self._mail = None
+        self._forget_mail()
         return replies.OK
 
     async def smtp_QUIT(self, argument: bytes) -> Reply:  # noqa: N802
@@ -152,6 +166,7 @@ class Session(Connection):
             if problem := self._check_mail_parameters(path):
                 return problem
             utf8 = "SMTPUTF8" in path.parameters
+            self._broken = None
             self._mail = Mail(read_address(path.text, utf8=utf8), utf8)
         except SyntaxProblem:
             return replies.MAIL_SYNTAX
@@ -179,6 +194,8 @@ class Session(Connection):
     async def smtp_RCPT(self, argument: bytes) -> Reply:  # noqa: N802
         if self._mail is None:
             return replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
+        if self._chunks or self._broken:
+            return replies.BDAT_UNDER_WAY
         try:
             path = read_path(argument, b"TO:")
             address = read_address(path.text, utf8=self._mail.utf8)
@@ -250,20 +267,71 @@ class Session(Connection):
     async def smtp_DATA(self, argument: bytes) -> Reply:  # noqa: N802
         if argument:
             return replies.NO_ARGUMENT_WANTED
-        if self._mail is None:
-            return replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
-        if not self._mail.recipients:
-            if self._mail.deferred:
-                return replies.TEMPORARY
-            return replies.NO_VALID_RECIPIENTS if self._mail.refused else replies.SEND_RCPT_FIRST
+        if self._chunks or self._broken:
+            return replies.BDAT_UNDER_WAY
+        if refusal := self._refuse_content():
+            return refusal
         self._send(replies.GO_AHEAD)
         with self._services.memory.share(self._ip) as share:
             data = await self._inlet.read_data(limit=self._limits.message_octets, pace=self._limits.pace, share=share)
-            try:
-                return await self._receive(self._mail, data)
-            finally:
-                self._messages += 1
-                self._mail = None
+            return await self._take(data)
+
+    async def smtp_BDAT(self, argument: bytes) -> Reply:  # noqa: N802
+        """A chunk that is refused is read all the same, and so are those that came with it (RFC 3030 section 2)."""
+        found = CHUNK.fullmatch(argument)
+        if not found:
+            self._send(replies.BDAT_SYNTAX)
+            return replies.OUT_OF_STEP
+        size, is_last, was_broken = int(found[1]), bool(found[2]), self._broken is not None
+        reply = await self._take_chunk(size, is_last=is_last)
+        self._errors += reply.code >= 500 and not was_broken
+        self._idle_commands += size < SMALL_CHUNK and not is_last
+        return reply
+
+    async def _take_chunk(self, size: int, *, is_last: bool) -> Reply:
+        refusal = self._broken or self._refuse_content()
+        chunks = self._start_chunks(0) if refusal else self._chunks or self._start_chunks(self._limits.message_octets)
+        self._chunks = None if refusal else chunks
+        await self._inlet.read_chunk(size, into=chunks, pace=self._limits.pace)
+        if refusal:
+            self._broken = None if is_last else refusal
+            return refusal
+        if is_last:
+            return await self._take(chunks.get_data())
+        if chunks.is_dropped:
+            return await self._break_off(chunks)
+        return replies.CHUNK_OK
+
+    def _start_chunks(self, limit: int) -> Chunks:
+        return Chunks(limit=limit, share=Share(self._services.memory, self._ip), began=self._loop.time())
+
+    async def _break_off(self, chunks: Chunks) -> Reply:
+        """No room for this chunk: the message ends here. To what else comes of it the answer is the same, as a client
+        that pipelines may go by the last.
+        """
+        reply = replies.TEMPORARY
+        try:
+            reply = await self._take(chunks.get_data())
+        finally:
+            self._broken = reply
+        return reply
+
+    def _refuse_content(self) -> Reply | None:
+        if self._mail is None:
+            return replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
+        if self._mail.recipients:
+            return None
+        if self._mail.deferred:
+            return replies.TEMPORARY
+        return replies.NO_VALID_RECIPIENTS if self._mail.refused else replies.SEND_RCPT_FIRST
+
+    async def _take(self, data: Data) -> Reply:
+        assert self._mail is not None  # noqa: S101 - else its content would have been refused
+        try:
+            return await self._receive(self._mail, data)
+        finally:
+            self._messages += 1
+            self._forget_mail()
 
     async def _receive(self, mail: Mail, data: Data) -> Reply:
         intake, transaction = self._services.intake, await self._describe(mail)
@@ -296,6 +364,7 @@ class Session(Connection):
         "MAIL": smtp_MAIL,
         "RCPT": smtp_RCPT,
         "DATA": smtp_DATA,
+        "BDAT": smtp_BDAT,
     }
 
 
