@@ -12,14 +12,18 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, AsyncCursor, OperationalError, errors
 from psycopg.rows import TupleRow
 
-from portal.tenants.database import Pool, finish_within
+from portal.tenants.database import Pool, finish_within, is_outage
 from quarantine.faults import name_fault
+from quarantine.locks import PUBLIC, LockWatch
+from quarantine.platform.heartbeat import UPSERT
 from quarantine.records import (
     Filing,
     Hour,
@@ -32,6 +36,7 @@ from quarantine.records import (
     make_statement,
 )
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 20  # after that the sender is told to come again
@@ -39,15 +44,19 @@ COMMIT_SECONDS = 20  # after that the sender is told to come again
 # was told to send again.
 STATEMENT_SECONDS = 15
 CONNECTION_SECONDS = 2.0  # to wait for a connection of the pool
-PAUSE_SECONDS = 1.0  # after PostgreSQL was out of reach, senders are told so at once instead of made to wait
+LATE_SECONDS = 3.0  # a commit older than that closes the store until it ends
+IDLE_SECONDS = 2.0  # without work, PostgreSQL is asked so often whether it is well
+PROBE_SECONDS = 3.0  # for its answer
+PAUSE_SECONDS = 1.0  # between two probes while the store is closed
+MAX_PAUSE_SECONDS = 4.0  # where it did not stay open for long
+STEADY_SECONDS = 10.0
 NOTE_SECONDS = 0.5  # notes wait so long for a commit to share, where there is no mail
 LAST_SECONDS = 5.0  # for the last notes, when we stop
 MAX_BATCH_ITEMS = 100
 MAX_BATCH_OCTETS = 32 * 1024 * 1024
 MAX_NOTES = 20_000  # kept in memory while PostgreSQL is away
 DURABLE = {"on", "remote_apply"}
-# Two gateways hold what the other wants: not the items' fault, and one by one they pass.
-COLLIDED = (errors.DeadlockDetected, errors.SerializationFailure)
+IS_READ_ONLY = "SELECT current_setting('transaction_read_only')"
 
 
 class StoreUnavailableError(Exception):
@@ -59,7 +68,11 @@ class DurabilityError(Exception):
 
 
 class Store:
-    """Takes records and says when they are on disk. One for a process; safe for any number of sessions."""
+    """Takes records and says when they are on disk. One for a process; safe for any number of sessions.
+
+    It closes by itself when PostgreSQL is out of reach, hangs, is full or read-only, and opens again when a write of a
+    row has succeeded, which it tries every second or so.
+    """
 
     def __init__(self, pool: Pool, *, instance: str = "") -> None:
         self._pool = pool
@@ -69,14 +82,48 @@ class Store:
         self._wake = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._paused_until = 0.0
+        self._batch: list[_Item] = []
+        self._busy_since: float | None = None  # with something that PostgreSQL has not answered yet
+        self._closed_at: float | None = None
+        self._opened_at = float("-inf")
+        self._pause = PAUSE_SECONDS
+        self._is_suspected = False
+        self._locks = LockWatch(pool, self._wake.set)
         self.lost_notes = 0
+
+    @property
+    def depth(self) -> int:
+        """How many items wait for a commit; notes are not counted, for nobody waits for them."""
+        return len(self._waiting)
+
+    @property
+    def oldest_seconds(self) -> float:
+        """The age of the oldest item that is not on disk yet, those being committed included."""
+        ages = [item.at for item in (*self._batch, *self._waiting) if not (item.is_note or item.done.done())]
+        return time.monotonic() - min(ages) if ages else 0.0
+
+    @property
+    def is_closed(self) -> bool:
+        """PostgreSQL cannot store anything just now: the last attempt failed, or the one under way takes too long."""
+        hangs = self._busy_since is not None and time.monotonic() - self._busy_since > LATE_SECONDS
+        return hangs or self._closed_at is not None
+
+    def suspect(self) -> None:
+        """Something has failed elsewhere: see at once whether PostgreSQL can still be written to."""
+        self._is_suspected = True
+        self._wake.set()
+
+    def check(self, schema: str) -> None:
+        """Raise StoreUnavailableError where mail of this provider could not be stored just now."""
+        if self.is_closed or schema in self._locks.schemas:
+            raise StoreUnavailableError
 
     async def start(self) -> None:
         """Begin to write. Raises DurabilityError where PostgreSQL would confirm what it can lose."""
         async with self._pool.connection() as connection:
             await check_durability(connection)
         self._writer = asyncio.create_task(self._write_for_ever())
+        self.suspect()  # what can be read may be read-only
 
     async def close(self) -> None:
         """Stop after what is being written and the notes; the rest is told to come again."""
@@ -88,6 +135,7 @@ class Store:
                 await self._writer
             with contextlib.suppress(TimeoutError):
                 await finish_within(LAST_SECONDS, self._write_notes())
+        await self._locks.close()
         for item in self._waiting:
             item.fail()
 
@@ -99,9 +147,11 @@ class Store:
 
         Cancelled before its transaction has begun, nothing is stored; afterwards it stays stored.
         """
-        if time.monotonic() < self._paused_until:
+        if self.is_closed:
             raise StoreUnavailableError
         item = _make_item(records)
+        if item.schemas & self._locks.schemas:
+            raise StoreUnavailableError
         self._waiting.append(item)
         self._wake.set()
         return await item.done
@@ -132,30 +182,86 @@ class Store:
 
     async def _write_for_ever(self) -> None:
         while True:
-            await self._wake.wait()
-            batch = self._take()
-            if not batch:
-                self._wake.clear()
+            if self._closed_at is not None:
+                await asyncio.sleep(self._pause)
+                await self._probe()
                 continue
-            try:
-                if not await self._write(batch):
-                    self._pause()
-                    batch += self._waiting
-                    self._waiting.clear()
-            finally:
-                self._notes.extendleft(item for item in reversed(batch) if item.is_note and not item.done.done())
-                for item in batch:
-                    if not item.is_note:
-                        item.fail()  # whoever has no answer yet
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await self._wake.wait()
+            if self._is_suspected or not self._wake.is_set():
+                await self._probe()
+            else:
+                await self._write_next()
+
+    async def _write_next(self) -> None:
+        batch = self._batch = self._take()
+        if not batch:
+            self._wake.clear()
+            return
+        try:
+            if not await self._write(batch):
+                self._close()
+        finally:
+            self._batch = []
+            self._notes.extendleft(item for item in reversed(batch) if item.is_note and not item.done.done())
+            for item in batch:
+                if not item.is_note:
+                    item.fail()  # whoever has no answer yet
+
+    async def _probe(self) -> None:
+        """Find out whether PostgreSQL can be written to; where that is in doubt, by writing."""
+        is_doubtful = self._is_suspected or self._closed_at is not None
+        self._is_suspected = False
+        try:
+            await self._finish(PROBE_SECONDS, self._try_to_write() if is_doubtful else self._ask())
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing can be stored
+            if self._closed_at is None:
+                log.warning("store_probe_failed error=%s", name_fault(error))
+            self._close()
+        else:
+            self._open()
+
+    async def _try_to_write(self) -> None:
+        async with self._pool.connection(CONNECTION_SECONDS) as connection:
+            await connection.execute(UPSERT, ("gateway", self._instance))
+
+    async def _ask(self) -> None:
+        async with self._pool.connection(CONNECTION_SECONDS) as connection:
+            cursor = await connection.execute(IS_READ_ONLY)
+            if await cursor.fetchone() != ("off",):
+                raise errors.ReadOnlySqlTransaction
+
+    def _close(self) -> None:
+        """Tell all who wait, and all who come, to come again later."""
+        if self._closed_at is None:
+            self._closed_at = time.monotonic()
+            flaps = self._closed_at - self._opened_at < STEADY_SECONDS
+            self._pause = min(self._pause * 2, MAX_PAUSE_SECONDS) if flaps else PAUSE_SECONDS
+            log.error("store_closed items=%d", len(self._waiting))
+        for item in self._waiting:
+            item.fail()
+        self._waiting.clear()
+
+    def _open(self) -> None:
+        if self._closed_at is None:
+            return
+        self._opened_at = time.monotonic()
+        log.warning("store_open seconds=%.1f", self._opened_at - self._closed_at)
+        self._closed_at = None
+        self._wake.set()
+
+    async def _finish(self, seconds: float, work: Coroutine[Any, Any, T]) -> T:
+        """The result of what PostgreSQL is asked; TimeoutError where it does not answer in time."""
+        self._busy_since = time.monotonic()
+        try:
+            return await finish_within(seconds, work)
+        finally:
+            self._busy_since = None
 
     async def _write_notes(self) -> None:
-        while self._notes and await self._write(self._take_notes(MAX_BATCH_ITEMS)):
+        while (notes := self._take_notes(MAX_BATCH_ITEMS)) and await self._write(notes):
             pass
-
-    def _pause(self) -> None:
-        self._paused_until = time.monotonic() + PAUSE_SECONDS
-        if self._notes:
-            self._wake_within(PAUSE_SECONDS)
 
     def _take(self) -> list[_Item]:
         batch: list[_Item] = []
@@ -165,36 +271,50 @@ class Store:
             if not item.done.done():  # its session may have gone meanwhile
                 batch.append(item)
                 octets += item.octets
-        if time.monotonic() >= self._paused_until:
-            batch += self._take_notes(MAX_BATCH_ITEMS)
-        return batch
+        return batch + self._take_notes(MAX_BATCH_ITEMS)
 
     def _take_notes(self, number: int) -> list[_Item]:
-        return [self._notes.popleft() for _ in range(min(number, len(self._notes)))]
+        """The first notes, but for those that a lock keeps from being written."""
+        notes = [self._notes.popleft() for _ in range(min(number, len(self._notes)))]
+        if not self._locks.schemas:
+            return notes
+        self._notes.extend(item for item in notes if item.schemas & self._locks.schemas)
+        return [item for item in notes if not item.schemas & self._locks.schemas]
 
     async def _write(self, batch: list[_Item]) -> bool:
-        """Commit the batch; where PostgreSQL will not have it, one by one, so that only the culprit fails.
+        """Commit the batch; where PostgreSQL will not have it, one by one, so that only the culprit fails, and none
+        where two gateways held what the other wanted.
 
         False when PostgreSQL is out of reach: then nothing more is tried for this batch.
         """
         try:
-            answers = await finish_within(COMMIT_SECONDS, self._commit(batch))
-        except (OperationalError, TimeoutError, OSError) as error:
-            if isinstance(error, COLLIDED) and len(batch) > 1:
-                return await self._write_singly(batch)
-            log.warning("store_unavailable error=%s items=%d", type(error).__name__, len(batch))
-            return False
-        except Exception as error:  # noqa: BLE001 - PostgreSQL's refusal, or a fault of ours in one of the items
-            log.error("store_refused error=%s items=%d", name_fault(error), len(batch))
+            answers = await self._finish(COMMIT_SECONDS, self._commit(batch))
+        except errors.LockNotAvailable:
+            await self._locks.look({schema for item in batch for schema in item.schemas})
+            return await self._write_free(batch)
+        except Exception as error:  # noqa: BLE001 - PostgreSQL is away, or it refuses, or it is a fault of ours in an item
+            if is_outage(error):
+                log.warning("store_unavailable error=%s items=%d", name_fault(error), len(batch))
+                return False
             if len(batch) > 1:
+                log.warning("store_refused error=%s items=%d", name_fault(error), len(batch))
                 return await self._write_singly(batch)
+            log.error("store_refused_item error=%s", name_fault(error))
             batch[0].fail()
             return True
         for item, answer in zip(batch, answers, strict=True):
             item.succeed(answer)
         return True
 
-    async def _write_singly(self, batch: list[_Item]) -> bool:
+    async def _write_free(self, batch: list[_Item]) -> bool:
+        """Write what no lock keeps from it; the others are told to come again."""
+        free = [item for item in batch if not item.schemas & self._locks.schemas]
+        if len(free) == len(batch) == 1:  # it was a row, of a transaction that hangs
+            batch[0].fail()
+            return True
+        return await self._write_singly(free) if len(free) == len(batch) else not free or await self._write(free)
+
+    async def _write_singly(self, batch: Iterable[_Item]) -> bool:
         for item in batch:
             if not await self._write([item]):
                 return False
@@ -228,6 +348,11 @@ class _Item:
     statements: tuple[Statement, ...]  # one for each of the rows
     done: asyncio.Future[str | None]
     is_note: bool
+    at: float = field(default_factory=time.monotonic)
+
+    @property
+    def schemas(self) -> set[str]:
+        return {row.schema if isinstance(row, Filing) else PUBLIC for row in self.rows}
 
     @property
     def octets(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from django.db import connection, connections
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, Error, InterfaceError, OperationalError
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
@@ -19,6 +19,8 @@ CONNECT_SECONDS = 5
 # After this long the pool stops trying by itself and the next who asks starts anew: its growing pauses would
 # otherwise keep us away from a server that is back.
 RECONNECT_SECONDS = 3.0
+READ_ONLY = "25006"
+OUTAGES = {"08", "53", "57", "58"}  # connection, resources (disk, memory, connections), operator, system
 SILENCE_MILLISECONDS = 10_000  # a server that acknowledges nothing for so long is gone
 
 
@@ -42,14 +44,16 @@ def get_conninfo(**extra: Any) -> str:
     )
 
 
-def make_pool(*, name: str, max_size: int, statement_seconds: float = 0) -> Pool:
+def make_pool(*, name: str, max_size: int, statement_seconds: float = 0, lock_seconds: float = 0) -> Pool:
     """A pool to be opened with `await pool.open()`. Taking a connection raises PoolTimeout while there is none.
 
-    PostgreSQL itself gives up a statement after `statement_seconds` (0: never).
+    PostgreSQL itself gives up a statement after `statement_seconds`, one that waits for a lock after `lock_seconds`
+    (0: never).
     """
 
     async def configure(connection: AsyncConnection[TupleRow]) -> None:
         await connection.execute(f"SET statement_timeout = {round(statement_seconds * 1000)}")
+        await connection.execute(f"SET lock_timeout = {round(lock_seconds * 1000)}")
 
     return AsyncConnectionPool(
         get_conninfo(application_name=f"lazaret-{name}"),
@@ -60,7 +64,7 @@ def make_pool(*, name: str, max_size: int, statement_seconds: float = 0) -> Pool
         kwargs={"autocommit": True},
         reconnect_timeout=RECONNECT_SECONDS,
         check=check_connection,
-        configure=configure if statement_seconds else None,
+        configure=configure if statement_seconds or lock_seconds else None,
     )
 
 
@@ -70,6 +74,16 @@ async def check_connection(connection: AsyncConnection[TupleRow]) -> None:
     poller.register(connection.pgconn.socket, select.POLLIN)
     if poller.poll(0):
         await AsyncConnectionPool.check_connection(connection)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether PostgreSQL as a whole is out of reach, full, read-only or stopping; else it refused what it was asked.
+
+    https://www.postgresql.org/docs/current/errcodes-appendix.html
+    """
+    if isinstance(error, Error) and error.sqlstate:
+        return error.sqlstate == READ_ONLY or error.sqlstate[:2] in OUTAGES
+    return isinstance(error, OperationalError | InterfaceError | OSError)
 
 
 _left_alone: set[asyncio.Task[Any]] = set()

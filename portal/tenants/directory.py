@@ -11,9 +11,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from psycopg import AsyncConnection, Error, OperationalError, sql
+from psycopg import AsyncConnection, Error, sql
 
-from portal.tenants.database import Pool, finish_within, get_conninfo
+from portal.tenants.database import Pool, finish_within, get_conninfo, is_outage
 from portal.tenants.newcomers import CONNECTION_SECONDS, make_mailboxes
 
 log = logging.getLogger(__name__)
@@ -255,7 +255,7 @@ class Directory:
         try:
             return await finish_within(QUERY_SECONDS, work)
         except (Error, OSError) as error:
-            if isinstance(error, OperationalError | OSError):  # and not one provider's schema alone
+            if is_outage(error):  # and not one provider's schema alone
                 self._paused_until = time.monotonic() + PAUSE_SECONDS
             log.warning("directory_unavailable error=%s", type(error).__name__)
             raise DirectoryUnavailable from error

@@ -25,6 +25,7 @@ from quarantine.gateway.recipients import RecipientFinder
 from quarantine.gateway.services import Services
 from quarantine.gateway.session import Session
 from quarantine.intake import Intake
+from quarantine.locks import LOCK_SECONDS
 from quarantine.platform.heartbeat import keep_beating
 from quarantine.store import STATEMENT_SECONDS, Store
 
@@ -42,7 +43,9 @@ class Gateway:
     """Everything of a gateway process. Made and used inside one event loop: `start`, `serve`, `stop`."""
 
     def __init__(self, *, limits: Limits | None = None) -> None:
-        self.pool = make_pool(name=PART, max_size=POOL_SIZE, statement_seconds=STATEMENT_SECONDS)
+        self.pool = make_pool(
+            name=PART, max_size=POOL_SIZE, statement_seconds=STATEMENT_SECONDS, lock_seconds=LOCK_SECONDS
+        )
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
         self.directory = Directory(self.pool, hostname=settings.SMTP_HOSTNAME)
         self.callout = Callout(hostname=settings.SMTP_HOSTNAME)
