@@ -3,17 +3,23 @@
     with DnsServer() as server:
         server.add("192.0.2.1", "mail.example.test")          # PTR, and the name's address back
         server.answer("host.example.test", "A", "192.0.2.7")  # any record
-        server.answer("broken.test", "A", rcode="SERVFAIL")   # also NXDOMAIN, REFUSED, DROP, TRUNCATED, GARBAGE
+        server.answer("broken.test", "A", rcode="SERVFAIL")   # also NXDOMAIN, REFUSED, DROP, GARBAGE,
+                                                              # TRUNCATED (no TCP), TRUNCATED_UDP (whole over TCP)
+        server.answer("late.test", "A", "192.0.2.7", delay=2)
+        server.answer("host.test", "A", forged="192.0.2.66", forged_by="id")   # a lie before the truth
         Resolver([server.address])
 
-What was not scripted is NXDOMAIN. A name with other types only is answered empty (NODATA).
+What was not scripted is NXDOMAIN, but for the SOA of in-addr.arpa, by which resolvers are tried; `asked` leaves it out.
+A name with other types only is answered empty (NODATA).
 """
 
 from __future__ import annotations
 
 import contextlib
+import socket
 import socketserver
 import threading
+import time
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -27,6 +33,8 @@ import dns.reversename
 import dns.rrset
 
 TTL_SECONDS = 60
+POLL_SECONDS = 0.02
+CONTROL = ("in-addr.arpa", "SOA")
 Key = tuple[str, str]
 
 
@@ -38,18 +46,25 @@ class Script:
     rcode: str = "NOERROR"
     ttl: int = TTL_SECONDS
     authority: str = ""  # a record such as "example.test. 60 IN NS ns.example.test."
+    delay: float = 0.0  # seconds
+    forged: str = ""  # a record that somebody else answers first, over UDP
+    forged_by: str = ""  # what is wrong with that answer: its id, question or source
 
 
 class DnsServer:
     """Answers as it is told, on a port of its own. `asked` lists the questions in order."""
 
     def __init__(self) -> None:
-        self.scripts: dict[Key, Script] = {}
+        self.scripts: dict[Key, Script] = {CONTROL: Script(["ns.test. root.test. 1 2 3 4 60"])}
         self.default = "NXDOMAIN"  # for what is not scripted
         self.everything = ""  # an rcode, DROP or GARBAGE for all questions, whatever is scripted
         self.asked: list[Key] = []
+        self.controls = 0
         self._udp, self._tcp = _make_pair(self)
-        self._threads = [threading.Thread(target=one.serve_forever, daemon=True) for one in (self._udp, self._tcp)]
+        self._threads = [
+            threading.Thread(target=one.serve_forever, args=(POLL_SECONDS,), daemon=True)
+            for one in (self._udp, self._tcp)
+        ]
 
     @property
     def address(self) -> tuple[str, int]:
@@ -87,24 +102,46 @@ class DnsServer:
         """The answer to a question, None for silence."""
         query = dns.message.from_wire(wire)
         question = query.question[0]
-        key = (_normalise(question.name.to_text()), dns.rdatatype.to_text(question.rdtype))
-        self.asked.append(key)
+        key = _get_key(query)
+        self._count(key)
         script = self._find(key)
         rcode = self.everything or script.rcode
+        time.sleep(script.delay)
         if rcode == "DROP":
             return None
         if rcode == "GARBAGE":
-            return wire[:2] + b"\xff" * 20
+            return wire[:2] + b"\x81" + b"\xff" * 20
         response = dns.message.make_response(query)
         response.flags |= dns.flags.RA
-        if rcode == "TRUNCATED":
-            if over_tcp:
-                return None
+        if rcode == "TRUNCATED" and over_tcp:
+            return None
+        if rcode.startswith("TRUNCATED") and not over_tcp:
             response.flags |= dns.flags.TC
             return response.to_wire()
-        response.set_rcode(dns.rcode.from_text(rcode))
+        response.set_rcode(dns.rcode.from_text(rcode if rcode in dns.rcode.Rcode.__members__ else "NOERROR"))
         self._fill(response, question, key, script)
         return _to_wire(query, response, over_tcp=over_tcp)
+
+    def forge(self, wire: bytes) -> tuple[bytes, str] | None:
+        """What somebody else answers to the question, and what is wrong with it."""
+        query = dns.message.from_wire(wire)
+        script = self._find(_get_key(query))
+        if not script.forged or self.everything:
+            return None
+        response = dns.message.make_response(query)
+        question = query.question[0]
+        response.answer.append(dns.rrset.from_text(question.name, 60, "IN", question.rdtype, script.forged))
+        if script.forged_by == "id":
+            response.id ^= 1
+        if script.forged_by == "question":
+            response.question[0].name = dns.name.from_text("other.test.")
+        return response.to_wire(), script.forged_by
+
+    def _count(self, key: Key) -> None:
+        if key == CONTROL:
+            self.controls += 1
+        else:
+            self.asked.append(key)
 
     def _fill(self, response: dns.message.Message, question: dns.rrset.RRset, key: Key, script: Script) -> None:
         name, kind, ttl = question.name, key[1], script.ttl
@@ -136,6 +173,11 @@ def _to_wire(query: dns.message.Message, response: dns.message.Message, *, over_
         return short.to_wire()
 
 
+def _get_key(query: dns.message.Message) -> Key:
+    question = query.question[0]
+    return _normalise(question.name.to_text()), dns.rdatatype.to_text(question.rdtype)
+
+
 def _normalise(name: str) -> str:
     return name.rstrip(".").lower()
 
@@ -158,10 +200,19 @@ def _make_server(kind: type, handler: type, port: int, owner: DnsServer) -> sock
 
 class _UdpHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
-        wire, socket = self.request
+        wire, listening = self.request
         with contextlib.suppress(Exception):  # what is no question gets no answer
+            if forged := self.server.owner.forge(wire):
+                self.lie(*forged)
             if (answer := self.server.owner.reply(wire, over_tcp=False)) is not None:
-                socket.sendto(answer, self.client_address)
+                listening.sendto(answer, self.client_address)
+
+    def lie(self, answer: bytes, forged_by: str) -> None:
+        if forged_by == "source":
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.sendto(answer, self.client_address)
+        else:
+            self.request[1].sendto(answer, self.client_address)
 
 
 class _TcpHandler(socketserver.BaseRequestHandler):

@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 from django.conf import settings
 
-from filtering.evidence.ptr import Resolver, look_up_ptr
+from filtering.evidence.ptr import look_up_ptr
+from filtering.evidence.resolver import Resolver
 from filtering.learning.classifier import Classifier, get_model_path
 from portal.tenants.database import make_pool
 from portal.tenants.directory import Directory
@@ -79,7 +80,8 @@ class Gateway:
         )
         await self.pool.open(wait=False)
         await self.directory.start()
-        self._tasks = [asyncio.create_task(self._get_ready()), asyncio.create_task(self._beat())]
+        work = (self._get_ready(), self._beat(), self.resolver.watch())
+        self._tasks = [asyncio.create_task(part) for part in work]
 
     async def wait_until_ready(self) -> None:
         await asyncio.shield(self._tasks[0])

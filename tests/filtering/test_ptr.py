@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from filtering.evidence import PtrEvidence, PtrStatus
-from filtering.evidence.ptr import Resolver, look_up_ptr
+from filtering.evidence.ptr import look_up_ptr
+from filtering.evidence.resolver import Resolver
 from tests.dns_server import DnsServer
 
 SOA = "2.0.192.in-addr.arpa. 60 IN SOA ns.example.test. root.example.test. 1 2 3 4 60"
@@ -18,14 +19,6 @@ SOA = "2.0.192.in-addr.arpa. 60 IN SOA ns.example.test. root.example.test. 1 2 3
 def server() -> Iterator[DnsServer]:
     with DnsServer() as running:
         yield running
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def look_up(server: DnsServer, *ips: str, **options: object) -> list[PtrEvidence]:
@@ -182,108 +175,3 @@ def test_names_that_are_none_are_malformed_and_safe(server: DnsServer, name: str
 
     assert found.status is PtrStatus.MALFORMED
     assert "\0" not in found.name
-
-
-def test_answers_are_kept(server: DnsServer) -> None:
-    server.add("192.0.2.1", "mail.example.test")
-
-    look_up(server, "192.0.2.1", "192.0.2.1", "192.0.2.1")
-
-    assert len(server.asked) == 2
-
-
-def test_failure_is_kept_for_thirty_seconds(server: DnsServer) -> None:
-    clock = Clock()
-
-    async def run() -> list[PtrStatus]:
-        resolver = Resolver([server.address], deadline=1.0, clock=clock)
-        server.answer_reverse("192.0.2.1", rcode="SERVFAIL")
-        found = [await look_up_ptr("192.0.2.1", resolver)]
-        server.add("192.0.2.1", "mail.example.test")
-        clock.now += 29
-        found.append(await look_up_ptr("192.0.2.1", resolver))
-        clock.now += 2
-        found.append(await look_up_ptr("192.0.2.1", resolver))
-        return [evidence.status for evidence in found]
-
-    assert asyncio.run(run()) == [PtrStatus.UNKNOWN, PtrStatus.UNKNOWN, PtrStatus.OK]
-
-
-def test_absence_is_kept_for_an_hour_at_most(server: DnsServer) -> None:
-    server.answer_reverse("192.0.2.1", authority=SOA.replace(" 60 IN", " 99999 IN").replace("4 60", "4 99999"))
-    clock = Clock()
-
-    async def run() -> int:
-        resolver = Resolver([server.address], clock=clock)
-        await look_up_ptr("192.0.2.1", resolver)
-        clock.now += 3601
-        await look_up_ptr("192.0.2.1", resolver)
-        return len(server.asked)
-
-    assert asyncio.run(run()) == 2
-
-
-def test_cache_is_bounded(server: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("filtering.evidence.ptr.CACHE_ENTRIES", 3)
-
-    async def run() -> int:
-        resolver = Resolver([server.address])
-        for last in range(10):
-            await look_up_ptr(f"192.0.2.{last}", resolver)
-        return len(resolver.cache)
-
-    assert asyncio.run(run()) == 3
-
-
-def test_many_who_want_the_same_address_ask_once(server: DnsServer) -> None:
-    server.add("192.0.2.1", "mail.example.test")
-
-    async def run() -> list[PtrEvidence]:
-        resolver = Resolver([server.address])
-        return await asyncio.gather(*(look_up_ptr("192.0.2.1", resolver) for _ in range(20)))
-
-    assert {found.status for found in asyncio.run(run())} == {PtrStatus.OK}
-    assert len(server.asked) == 2
-
-
-def test_one_who_goes_away_does_not_spoil_it_for_others(server: DnsServer) -> None:
-    server.add("192.0.2.1", "mail.example.test")
-
-    async def run() -> PtrEvidence:
-        resolver = Resolver([server.address])
-        first = asyncio.ensure_future(look_up_ptr("192.0.2.1", resolver))
-        second = asyncio.ensure_future(look_up_ptr("192.0.2.1", resolver))
-        await asyncio.sleep(0)
-        first.cancel()
-        return await second
-
-    assert asyncio.run(run()).status is PtrStatus.OK
-
-
-def test_rule_is_off_while_the_resolver_is_ill_and_on_when_it_is_well(
-    server: DnsServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = Clock()
-
-    async def look(resolver: Resolver, ip: str) -> PtrStatus:
-        return (await look_up_ptr(ip, resolver)).status
-
-    async def run() -> list[PtrStatus]:
-        resolver = Resolver([server.address], deadline=1.0, clock=clock)
-        found = [await look(resolver, "203.0.113.1")]
-        server.everything = "SERVFAIL"
-        for last in range(50):
-            await look(resolver, f"192.0.2.{last}")
-        server.everything = ""
-        found.append(await look(resolver, "203.0.113.2"))
-        found.append(await look(resolver, "203.0.113.1"))  # from the cache: not counted as absent either
-        clock.now += 61
-        found.append(await look(resolver, "203.0.113.3"))
-        return found
-
-    none, unknown = PtrStatus.NONE, PtrStatus.UNKNOWN
-    assert asyncio.run(run()) == [none, unknown, unknown, none]
-    assert [record.message.split()[0] for record in caplog.records if "rule_" in record.message] == [
-        "rule_off",
-        "rule_on",
-    ]

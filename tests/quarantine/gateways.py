@@ -135,7 +135,9 @@ class NameServer:
         response = dns.message.make_response(query)
         name, kind = query.question[0].name, query.question[0].rdtype
         self.questions.append(name.to_text())
-        if kind == dns.rdatatype.PTR:
+        if kind == dns.rdatatype.SOA:
+            answer: str | None = "ns.test. root.test. 1 2 3 4 60"
+        elif kind == dns.rdatatype.PTR:
             found = self.names.get(dns.reversename.to_address(name), "")
             answer = found and found + "."
         else:

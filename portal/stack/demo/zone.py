@@ -14,6 +14,7 @@ import dns.reversename
 import dns.rrset
 
 TTL_SECONDS = 60
+SOA = f"ns.demo.localhost. hostmaster.demo.localhost. 1 3600 600 86400 {TTL_SECONDS}"
 NETWORKS = [
     ipaddress.ip_network(text) for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
 ]
@@ -26,6 +27,7 @@ REVERSE_ZONES = [
         "8.b.d.0.1.0.0.2.ip6.arpa.",
     )
 ]
+REVERSE_ROOT = dns.name.from_text("in-addr.arpa.")  # by its SOA the gateway knows that it is answered
 FORWARD_ZONES = [dns.name.from_text(text) for text in ("example.", "test.", "invalid.")]
 
 
@@ -63,7 +65,7 @@ REVERSE = {dns.reversename.from_address(ip): client for ip, client in CLIENTS.it
 
 
 def is_ours(name: dns.name.Name) -> bool:
-    return any(name.is_subdomain(zone) for zone in REVERSE_ZONES + FORWARD_ZONES)
+    return name == REVERSE_ROOT or any(name.is_subdomain(zone) for zone in REVERSE_ZONES + FORWARD_ZONES)
 
 
 def answer(query: dns.message.Message) -> dns.message.Message:
@@ -87,6 +89,8 @@ def answer(query: dns.message.Message) -> dns.message.Message:
 
 def find(name: dns.name.Name) -> tuple[dns.rdatatype.RdataType, str] | None:
     """The one record that the name has."""
+    if name == REVERSE_ROOT:
+        return dns.rdatatype.SOA, SOA
     kind, target = REVERSE.get(name, (Reverse.NONE, ""))
     if kind in {Reverse.OK, Reverse.MISMATCH}:
         return dns.rdatatype.PTR, f"{target}."
@@ -97,6 +101,5 @@ def find(name: dns.name.Name) -> tuple[dns.rdatatype.RdataType, str] | None:
 
 
 def make_soa(name: dns.name.Name) -> dns.rrset.RRset:
-    zone = next(zone for zone in REVERSE_ZONES + FORWARD_ZONES if name.is_subdomain(zone))
-    text = f"ns.demo.localhost. hostmaster.demo.localhost. 1 3600 600 86400 {TTL_SECONDS}"
-    return dns.rrset.from_text(zone, TTL_SECONDS, "IN", "SOA", text)
+    zone = next(zone for zone in [*REVERSE_ZONES, *FORWARD_ZONES, REVERSE_ROOT] if name.is_subdomain(zone))
+    return dns.rrset.from_text(zone, TTL_SECONDS, "IN", "SOA", SOA)

@@ -1,0 +1,230 @@
+"""The one way to ask DNS: answers kept by their TTL, look-ups alike joined, everything bounded, illness noticed.
+
+A promise: nobody is refused for a name that an ill or lying resolver did not find. An absence counts until its TTL ends
+and never longer, and only from a server that within the last second has given a name that is certain to be there; else
+nobody knows. A name that was there may be used for a day after its TTL while it cannot be asked for again (RFC 8767).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from weakref import WeakValueDictionary
+
+import dns.exception
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+from dns.message import ChainingResult
+
+from filtering.evidence.breaker import Breaker
+from filtering.evidence.dns_cache import TtlCache
+from filtering.evidence.dns_client import DnsClient, NoAnswerError, Reply, Server, list_system_servers
+
+log = logging.getLogger(__name__)
+
+DEADLINE_SECONDS = 5.0  # for a look-up with all its questions
+MAX_RECORDS = 100  # of one answer
+MAX_ALIASES = 3  # CNAMEs (RFC 2317) followed where the server left that to us
+MIN_TTL_SECONDS = 5.0  # also where the zone says 0
+MAX_TTL_SECONDS = 86_400.0
+MAX_ABSENT_SECONDS = 3600.0  # RFC 2308 5 allows three hours
+FAILURE_SECONDS = 30.0
+STALE_SECONDS = 86_400.0  # RFC 8767 5: one to three days
+STALE_WAIT_SECONDS = 1.8  # RFC 8767 5: then the old answer is given
+MAX_QUESTIONS = 500  # on their way; each has a socket
+MAX_QUESTIONS_OF_ONE = 50  # client
+MAX_CACHE_OCTETS = 33_554_432
+ENTRY_OCTETS = 900  # of an entry in memory, besides its text
+RECORD_OCTETS = 60
+
+CONTROL = dns.name.from_text("in-addr.arpa.")  # has a SOA record wherever DNS works
+CONTROL_SECONDS = 1.0  # that a server is trusted after it has given a name
+WATCH_SECONDS = 10.0  # between looks after the servers
+DEAD_SECONDS = 20.0  # without any name, and the servers are dead
+
+Question = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Records as text, or none there; where not even that `is_known`, `detail` says why."""
+
+    records: tuple[str, ...] = ()
+    detail: str = ""
+    is_known: bool = True
+    is_new: bool = True  # from a server, and not from memory
+    is_stale: bool = False  # its TTL has ended, and it could not be asked for again
+    seconds: float = FAILURE_SECONDS  # that it is good for
+
+
+class Resolver:
+    """Asks DNS within a deadline and keeps the answers. One for a process and event loop.
+
+    `addresses` are servers as (ip, port), asked in turn; none means the system's. `relays` are networks that are never
+    asked about. `counts` says how the look-ups of clients ended; `breaker.is_open` that rules about absence are off.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Server] = (),
+        *,
+        deadline: float = DEADLINE_SECONDS,
+        relays: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.deadline = deadline
+        self.relays = tuple(ipaddress.ip_network(net, strict=False) for net in relays)
+        self.counts: Counter[str] = Counter()
+        self.breaker = Breaker("reverse_dns", clock)
+        self.cache: TtlCache[Answer] = TtlCache(MAX_CACHE_OCTETS, clock)
+        self._client = DnsClient(addresses or list_system_servers())
+        self._clock = clock
+        self._asking: dict[Question, asyncio.Task[Answer]] = {}
+        self._slots = _Slots()
+        self._checking: dict[Server, asyncio.Task[bool]] = {}
+        self._proven: dict[Server, float] = {}
+        self._last_proof = clock()
+        if not self._client.servers:
+            log.error("resolver_missing hint=LAZARET_DNS")
+
+    async def ask(self, name: str, kind: str, *, client: str = "") -> Answer:
+        """The answer to a question such as ("2.0.192.in-addr.arpa", "PTR"), within the deadline. Never raises.
+
+        `client` is for whose sake it is asked: one client's questions cannot keep others' from being asked.
+        """
+        question = (name, kind)
+        if kept := self.cache.find(question):
+            return kept
+        asking = self._asking.get(question)
+        is_first = asking is None
+        if asking is None:
+            asking = self._asking[question] = asyncio.ensure_future(self._ask(question, client))
+            asking.add_done_callback(lambda _: self._asking.pop(question))
+        if stale := self._find_stale(question):
+            await asyncio.wait({asking}, timeout=min(STALE_WAIT_SECONDS, self.deadline / 3))
+            return asking.result() if asking.done() else stale
+        answer = await asyncio.shield(asking)
+        return answer if is_first else replace(answer, is_new=False)
+
+    def _find_stale(self, question: Question) -> Answer | None:
+        stale = self.cache.find_stale(question)
+        return replace(stale[0], is_stale=True, is_new=True, seconds=FAILURE_SECONDS) if stale else None
+
+    async def _ask(self, question: Question, client: str) -> Answer:
+        ends = time.monotonic() + self.deadline
+        try:
+            async with self._slots.take(client, self.deadline):
+                answer = await self._resolve(question, ends)
+        except TimeoutError:
+            return Answer(detail="busy", is_known=False)
+        except Exception as error:  # noqa: BLE001 whatever a stranger's name server sends, the session goes on
+            log.error("dns_question_failed error=%s", type(error).__name__)
+            answer = Answer(detail=type(error).__name__, is_known=False)
+        if client and question[1] == "PTR":
+            self.breaker.record(client, failed=not answer.is_known)
+        if not answer.is_known and (stale := self._find_stale(question)):
+            answer = stale
+        self._keep(question, answer)
+        return answer
+
+    def _keep(self, question: Question, answer: Answer) -> None:
+        octets = ENTRY_OCTETS + len(question[0]) + sum(RECORD_OCTETS + len(record) for record in answer.records)
+        stale_seconds = STALE_SECONDS if answer.records else 0.0
+        if answer.is_stale and (old := self.cache.find_stale(question)):
+            stale_seconds = max(old[1] - FAILURE_SECONDS, 0.0)
+        kept = replace(answer, is_new=False)
+        self.cache.keep(question, kept, octets=octets, seconds=answer.seconds, stale_seconds=stale_seconds)
+
+    async def _resolve(self, question: Question, ends: float) -> Answer:
+        kind = dns.rdatatype.from_text(question[1])
+        try:
+            name = dns.name.from_text(question[0])
+            for _ in range(MAX_ALIASES):
+                reply = await self._client.ask(name, kind, seconds=ends - time.monotonic())
+                found = reply.message.resolve_chaining()
+                if found.answer is not None:
+                    return self._read_records(found.answer, found.minimum_ttl, reply.server)
+                if found.canonical_name == name or reply.message.rcode() == dns.rcode.NXDOMAIN:
+                    return await self._read_absence(found, reply, ends)
+                name = found.canonical_name
+        except NoAnswerError as error:
+            return Answer(detail=str(error), is_known=False)
+        except (dns.exception.DNSException, ValueError):
+            return Answer(detail="malformed answer", is_known=False)
+        return Answer(detail="too many aliases", is_known=False)
+
+    def _read_records(self, found: dns.rrset.RRset, ttl: int, server: Server) -> Answer:
+        if found.rdtype == dns.rdatatype.PTR:
+            self._trust(server)
+        records = tuple(record.to_text() for record in islice(found, MAX_RECORDS))
+        return Answer(records, seconds=min(max(ttl, MIN_TTL_SECONDS), MAX_TTL_SECONDS))
+
+    async def _read_absence(self, found: ChainingResult, reply: Reply, ends: float) -> Answer:
+        if not await self._is_trusted(reply.server, ends):
+            return Answer(detail="unconfirmed absence", is_known=False)
+        detail = "NXDOMAIN" if reply.message.rcode() == dns.rcode.NXDOMAIN else "no such record"
+        return Answer(detail=detail, seconds=min(max(found.minimum_ttl, MIN_TTL_SECONDS), MAX_ABSENT_SECONDS))
+
+    def _trust(self, server: Server) -> None:
+        self._proven[server] = self._last_proof = self._clock()
+        self.breaker.record_life(is_dead=False)
+
+    async def _is_trusted(self, server: Server, ends: float) -> bool:
+        """Whether the server has just given a name, be it that it is asked for one now."""
+        if self._clock() - self._proven.get(server, -math.inf) <= CONTROL_SECONDS:
+            return True
+        checking = self._checking.get(server)
+        if checking is None:
+            checking = self._checking[server] = asyncio.ensure_future(self._check(server))
+            checking.add_done_callback(lambda _: self._checking.pop(server))
+        await asyncio.wait({checking}, timeout=ends - time.monotonic())
+        return checking.done() and checking.result()
+
+    async def _check(self, server: Server | None = None) -> bool:
+        """Ask this server, or any, for what is certain to be there."""
+        try:
+            reply = await self._client.ask(CONTROL, dns.rdatatype.SOA, seconds=self.deadline, only=server)
+            if reply.message.resolve_chaining().answer is not None:
+                self._trust(reply.server)
+                return True
+        except (NoAnswerError, dns.exception.DNSException, ValueError):
+            pass
+        if self._clock() - self._last_proof >= DEAD_SECONDS:
+            self.breaker.record_life(is_dead=True)
+        return False
+
+    async def watch(self) -> None:
+        """Look after the servers for ever, also while nobody asks: what is dead is noticed, and noticed to be well."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._clock() - self._last_proof >= WATCH_SECONDS:
+                await self._check()
+
+
+class _Slots:
+    """Room for so many questions at once, and for so many of one client. Who waits disturbs nobody else."""
+
+    def __init__(self) -> None:
+        self._all = asyncio.Semaphore(MAX_QUESTIONS)
+        self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def take(self, client: str, seconds: float) -> AsyncIterator[None]:
+        """A place for a question. Raises TimeoutError where there is none within so many seconds."""
+        own = self._own.get(client)
+        if own is None:
+            own = self._own[client] = asyncio.Semaphore(MAX_QUESTIONS_OF_ONE if client else MAX_QUESTIONS)
+        async with asyncio.timeout(seconds) as waiting:
+            async with own, self._all:
+                waiting.reschedule(None)
+                yield
