@@ -17,7 +17,7 @@ from django_tenants.utils import schema_context, schema_exists
 from portal.settings.environment import Address, parse_address
 from portal.tenants.database import get_schema
 from portal.tenants.loops import is_own_address
-from portal.tenants.models import Hostname, MailDomain, ServiceProvider, slug_validator
+from portal.tenants.models import Hostname, MailDomain, RecipientPolicy, ServiceProvider, slug_validator
 from portal.tenants.people.models import DomainAdmin, Mailbox, MailboxAlias, User
 
 MAX_LOGO_BYTES = 262_144
@@ -86,8 +86,18 @@ def check_hostname(hostname: str) -> str:
     return wanted
 
 
-def add_domain(provider: ServiceProvider, name: str, *, server: str, time_zone: str = "UTC") -> MailDomain:
-    """Give the provider a mail domain whose mail goes to `server`, written host:port or [IPv6]:port."""
+def add_domain(
+    provider: ServiceProvider,
+    name: str,
+    *,
+    server: str,
+    time_zone: str = "UTC",
+    recipients: str = RecipientPolicy.KNOWN,
+) -> MailDomain:
+    """Give the provider a mail domain whose mail goes to `server`, written host:port or [IPv6]:port.
+
+    `recipients` is a RecipientPolicy.
+    """
     wanted = name.strip().lower().rstrip(".")
     if not wanted.isascii():
         raise ProvisioningError(f"Write the domain {name!r} in its ASCII form, which begins with xn--.")
@@ -95,7 +105,12 @@ def add_domain(provider: ServiceProvider, name: str, *, server: str, time_zone: 
         raise ProvisioningError(f"The domain {wanted} is taken by a provider already.")
     address = parse_server(server)
     domain = MailDomain(
-        name=wanted, provider=provider, server_host=address.host, server_port=address.port, time_zone=time_zone
+        name=wanted,
+        provider=provider,
+        server_host=address.host,
+        server_port=address.port,
+        time_zone=time_zone,
+        recipient_policy=recipients,
     )
     _check(domain)
     with _all_or_nothing(), schema_context("public"):

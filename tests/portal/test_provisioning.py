@@ -261,7 +261,10 @@ def test_commands_make_a_provider_ready_for_mail(db, tmp_path, monkeypatch):
         f"--logo={tmp_path / 'logo.png'}",
     )
     assert (made["schema"], made["portal"].partition(":8")[0]) == ("sp_initech", "http://initech.localhost")
-    assert run("add_domain", "initech", "initech.test", "--server=mail.initech.test:25")["time_zone"] == "UTC"
+    domain = run("add_domain", "initech", "initech.test", "--server=mail.initech.test:25")
+    assert (domain["time_zone"], domain["recipients"]) == ("UTC", "known")
+    run("add_domain", "initech", "initrode.test", "--server=mail.initech.test:25", "--recipients=callout")
+    assert MailDomain.objects.get(name="initrode.test").recipient_policy == "callout"
     user = run("add_user", "initech", "peter@initech.test", "--domain=initech.test")
     assert len(user["password"]) >= 16
     monkeypatch.setattr("sys.stdin", io.StringIO("long enough so\n"))
@@ -287,6 +290,10 @@ def test_commands_make_a_provider_ready_for_mail(db, tmp_path, monkeypatch):
         (
             ["add_domain", "nobody", "x.test", "--server=h:25"],
             "There is no provider 'nobody'; there are: acme, globex.",
+        ),
+        (
+            ["add_domain", "acme", "x.test", "--server=h:25", "--recipients=all"],
+            "Error: argument --recipients: invalid choice: 'all' (choose from 'known', 'callout', 'anyone')",
         ),
         (["add_mailbox", "acme", "x@alpha.test", "--owner=gus@gamma.test"], "Acme IT has no user 'gus@gamma.test'."),
         (

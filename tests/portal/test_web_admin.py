@@ -162,8 +162,8 @@ def test_the_hour_of_a_mailbox_moves_its_next_report(acme):
 
 # Domains
 
-CHOICES = {"spam_action": "tag", "sure_spam_action": "deliver", "ptr_action": "off", "digest_hour": "9",
-           "time_zone": "Europe/Berlin"}  # fmt: skip
+CHOICES = {"recipient_policy": "callout", "spam_action": "tag", "sure_spam_action": "deliver", "ptr_action": "off",
+           "digest_hour": "9", "time_zone": "Europe/Berlin"}  # fmt: skip
 
 
 def test_a_domain_admin_chooses_actions_hour_and_zone_and_not_the_server(acme):
@@ -173,6 +173,7 @@ def test_a_domain_admin_chooses_actions_hour_and_zone_and_not_the_server(acme):
     assert client.post(path, CHOICES | {"server": "evil.test:25", "server_host": "evil.test"}).status_code == 302
     domain = get_domain()
     assert (domain.spam_action, domain.sure_spam_action, domain.ptr_action) == ("tag", "deliver", "off")
+    assert domain.recipient_policy == "callout"
     assert (domain.digest_hour, domain.time_zone, domain.server_host) == (9, "Europe/Berlin", "127.0.0.1")
     assert get_mailbox().next_digest_at is not None
 
@@ -193,6 +194,7 @@ def test_the_provider_sets_the_server(acme):
         {"time_zone": "Mars/Olympus"},
         {"digest_hour": "24"},
         {"spam_action": "explode"},
+        {"recipient_policy": "nobody"},
     ],
 )
 def test_a_wrong_choice_is_refused_and_changes_nothing(acme, wrong):

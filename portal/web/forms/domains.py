@@ -24,11 +24,26 @@ class DomainForm(forms.ModelForm):  # type: ignore[type-arg]
 
     class Meta:
         model = MailDomain
-        fields: ClassVar = ["spam_action", "sure_spam_action", "ptr_action", "digest_hour", "time_zone"]
+        fields: ClassVar = [
+            "recipient_policy",
+            "spam_action",
+            "sure_spam_action",
+            "ptr_action",
+            "digest_hour",
+            "time_zone",
+        ]
         labels: ClassVar = {
+            "recipient_policy": "Addresses that mail is taken for",
             "spam_action": "Spam (score 5 and more)",
             "sure_spam_action": "Sure spam (score 15 and more)",
             "ptr_action": "Senders whose server has no reverse DNS",
+        }
+        help_texts: ClassVar = {
+            "recipient_policy": (
+                "Asking keeps the list by itself: a mailbox that the mail server knows is made here on its first mail,"
+                " and while the server cannot be asked, senders are told to try again later. Choose every address only"
+                " if the mail server sorts out by itself whose they are."
+            ),
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from portal.tenants.management.provisioning_command import ProvisioningCommand
+from portal.tenants.models import RecipientPolicy
 from portal.tenants.provisioning import add_domain, get_provider
 
 
@@ -18,14 +19,23 @@ class Command(ProvisioningCommand):
         parser.add_argument("provider", help="the provider's short name")
         parser.add_argument("domain", help="such as example.com")
         parser.add_argument("--server", required=True, metavar="HOST:PORT", help="the customer's mail server")
+        parser.add_argument(
+            "--recipients",
+            choices=RecipientPolicy.values,
+            default=RecipientPolicy.KNOWN.value,
+            help="mail is taken for known mailboxes only (the default), for those that the mail server knows (callout:"
+            " it is asked), or for anyone",
+        )
         parser.add_argument("--time-zone", default="UTC", help="such as Europe/Berlin (default: UTC)")
 
     def act(self, **options: Any) -> dict[str, Any]:
         provider = get_provider(options["provider"])
-        domain = add_domain(provider, options["domain"], server=options["server"], time_zone=options["time_zone"])
+        chosen = {name: options[name] for name in ("server", "time_zone", "recipients")}
+        domain = add_domain(provider, options["domain"], **chosen)
         return {
             "domain": domain.name,
             "provider": provider.slug,
             "server": f"{domain.server_host}:{domain.server_port}",
             "time_zone": domain.time_zone,
+            "recipients": domain.recipient_policy,
         }
