@@ -28,6 +28,7 @@ for name, value in (("LAZARET_TLS_CERT", SMTP_TLS_CERTIFICATE), ("LAZARET_TLS_KE
     if value and not os.access(value, os.R_OK):
         raise ImproperlyConfigured(f"{name} names {value!r}, which cannot be read.")
 XCLIENT_NETWORKS = read.parse_networks("LAZARET_XCLIENT", get("LAZARET_XCLIENT", ""))
+PROXY_PROTOCOL_NETWORKS = read.parse_networks("LAZARET_PROXY_PROTOCOL", get("LAZARET_PROXY_PROTOCOL", ""))
 RESOLVERS = read.parse_resolvers("LAZARET_DNS", get("LAZARET_DNS", ""))
 GATEWAY_PROCESSES = read.parse_number(
     "LAZARET_GATEWAYS", get("LAZARET_GATEWAYS", str(min(os.cpu_count() or 1, 32))), low=1, high=256

@@ -14,6 +14,7 @@ from portal.tenants.directory import DirectoryUnavailable
 from quarantine.faults import name_fault
 from quarantine.gateway import replies
 from quarantine.gateway.inlet import Inlet, LineTooLongError
+from quarantine.gateway.proxy import BadHeaderError, read_header
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
 from quarantine.intake import IntakeUnavailableError
@@ -40,7 +41,7 @@ class Connection(SMTP):
         self._inlet = Inlet(self._loop, self._flush)
         self._pending: list[bytes] = []
         self._wire: asyncio.Transport | None = None
-        self._peer = ""  # the address of the connection
+        self._peer = ""  # the address of the connection, or what a load balancer stated
         self._tls = ""
         self._stopping = False
         self._listening = False  # waiting for a command
@@ -110,7 +111,7 @@ class Connection(SMTP):
     async def _handle_client(self) -> None:
         refusal = self._services.admit(self, self._peer)
         try:
-            await self._converse(refusal)
+            await self._converse(refusal or await self._meet())
         except TimeoutError:
             self._send(replies.TOO_SLOW)
         except (EOFError, ConnectionError, ssl.SSLError):
@@ -124,6 +125,23 @@ class Connection(SMTP):
             if self._wire:
                 self._flush()
                 self._wire.close()
+
+    async def _meet(self) -> Reply | None:
+        """Learn whom a load balancer speaks for, and whether the client waits for our greeting; a reply means that it
+        is to be turned away with it. The greeting is never delayed: what has not come by now has not come too early.
+        """
+        if self._services.is_balancer(self._peer):
+            try:
+                stated = normalise_ip(await read_header(self._inlet, seconds=self._limits.proxy_seconds))
+            except (BadHeaderError, TimeoutError):
+                return replies.BAD_PROXY
+            if stated and (refusal := self._move(stated)):
+                return refusal
+        return replies.EARLY_TALKER if await self._inlet.has_spoken() else None
+
+    def _move(self, stated: str) -> Reply | None:
+        peer, self._peer = self._peer, stated
+        return self._services.move(peer, stated)
 
     async def _converse(self, refusal: Reply | None) -> None:
         if refusal:

@@ -103,6 +103,29 @@ class Inlet:
         self._buffer.clear()
         self._paused = False
 
+    async def has_spoken(self) -> bool:
+        """Whether the client has sent anything by now. Two turns of the event loop: what lay in the socket is read."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return bool(self._buffer)
+
+    async def look(self, *, seconds: float) -> bytes:
+        """The next octet, left where it is."""
+        await self._wait_for(1, seconds)
+        return bytes(self._buffer[:1])
+
+    async def read_exactly(self, size: int, *, seconds: float) -> bytes:
+        """The next `size` octets, at most as many as a client is read ahead; all of them within so many seconds."""
+        await self._wait_for(size, seconds)
+        octets = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return octets
+
+    async def _wait_for(self, size: int, seconds: float) -> None:
+        latest = self._loop.time() + seconds
+        while len(self._buffer) < size:
+            await self._wait(latest - self._loop.time())
+
     async def read_line(self, *, limit: int, seconds: float) -> bytes:
         """The next command line with its line end, whole within so many seconds; raises LineTooLongError beyond
         `limit` octets.

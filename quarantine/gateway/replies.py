@@ -74,6 +74,8 @@ TOO_MANY_COMMANDS = Reply(421, "4.7.0", "Too many commands without mail, closing
 TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections from your address, try again later")
 TOO_BUSY = Reply(421, "4.3.2", "Too many connections, try again later")
 NOT_SMTP = Reply(421, "4.7.0", "This is an SMTP server, closing the connection")
+BAD_PROXY = Reply(421, "4.3.5", "The load balancer did not say for whom it speaks")
+EARLY_TALKER = Reply(421, "4.7.0", "You spoke before you were greeted, closing the connection")
 OUT_OF_STEP = Reply(421, "4.5.4", "Cannot tell content from commands, closing the connection")
 TOO_MANY_MESSAGES = Reply(421, "4.7.0", "Many messages in one connection, please connect again")
 

@@ -64,6 +64,7 @@ class Gateway:
             limits=limits or Limits(message_octets=settings.MAX_MESSAGE_BYTES),
             tls=make_tls_context(),
             trusted_networks=settings.XCLIENT_NETWORKS,
+            balancer_networks=settings.PROXY_PROTOCOL_NETWORKS,
         )
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []

@@ -35,6 +35,7 @@ class Services:
     limits: Limits = field(default_factory=Limits)
     tls: ssl.SSLContext | None = None
     trusted_networks: Iterable[str] = ()  # whose XCLIENT is believed
+    balancer_networks: Iterable[str] = ()  # who must begin with a PROXY header
     is_ready: bool = False
     is_stopping: bool = False
     sessions: set[Stoppable] = field(default_factory=set)
@@ -45,10 +46,10 @@ class Services:
         self.memory = Memory(limit=self.limits.octets_in_hand, client_limit=self.limits.client_octets)
 
     def is_trusted(self, ip: str) -> bool:
-        if not self.trusted_networks or not ip:
-            return False
-        address = ipaddress.ip_address(ip)
-        return any(address in ipaddress.ip_network(network) for network in self.trusted_networks)
+        return is_among(ip, self.trusted_networks)
+
+    def is_balancer(self, ip: str) -> bool:
+        return is_among(ip, self.balancer_networks)
 
     def admit(self, session: Stoppable, ip: str) -> Reply | None:
         """Take note of a new connection; a reply means that it is to be turned away with it."""
@@ -60,12 +61,31 @@ class Services:
             return replies.NOT_READY
         if len(self.sessions) > self.limits.connections:
             return replies.TOO_BUSY
-        if self._clients[ip] > self.limits.client_connections and not self.is_trusted(ip):
-            return replies.TOO_MANY_CONNECTIONS
-        return None
+        return self._refuse_client(ip)
+
+    def move(self, ip: str, stated: str) -> Reply | None:
+        """A load balancer has said for whom a connection is; a reply means that it is to be turned away with it."""
+        self._discount(ip)
+        self._clients[stated] += 1
+        return self._refuse_client(stated)
+
+    def _refuse_client(self, ip: str) -> Reply | None:
+        if self._clients[ip] <= self.limits.client_connections or self.is_trusted(ip) or self.is_balancer(ip):
+            return None
+        return replies.TOO_MANY_CONNECTIONS
 
     def forget(self, session: Stoppable, ip: str) -> None:
         self.sessions.discard(session)
+        self._discount(ip)
+
+    def _discount(self, ip: str) -> None:
         self._clients[ip] -= 1
         if self._clients[ip] <= 0:
             del self._clients[ip]
+
+
+def is_among(ip: str, networks: Iterable[str]) -> bool:
+    if not networks or not ip:
+        return False
+    address = ipaddress.ip_address(ip)
+    return any(address in ipaddress.ip_network(network) for network in networks)

@@ -37,8 +37,8 @@ class RunningGateway:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_SECONDS)
 
-    def connect(self, *, greeting: bool = True) -> Client:
-        client = Client(self.port)
+    def connect(self, *, greeting: bool = True, source: str = "127.0.0.1", early: bytes = b"") -> Client:
+        client = Client(self.port, source=source, early=early)
         if greeting:
             assert client.read_reply().startswith("220 ")
         return client
@@ -55,8 +55,10 @@ class RunningGateway:
 class Client:
     """A blocking SMTP client that hides nothing."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS)
+    def __init__(self, port: int, *, source: str = "127.0.0.1", early: bytes = b"") -> None:
+        """`early` is sent before anything is read."""
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS, source_address=(source, 0))
+        self.socket.sendall(early)
         self.stream = self.socket.makefile("rb")
 
     def send(self, octets: bytes) -> None:

@@ -236,15 +236,16 @@ def test_a_failed_handshake_ends_the_connection_alone(gateway):
     assert gateway.open().ask("NOOP") == OK
 
 
-def test_xclient_is_for_trusted_peers(gateway):  # D38
+def test_xclient_is_for_trusted_peers(gateway):  # D39
     client = gateway.open()
     trusted, gateway.services.trusted_networks = gateway.services.trusted_networks, ("192.0.2.0/24",)
     try:
-        replies = client.talk("XCLIENT ADDR=192.0.2.1", "EHLO x")
+        replies = client.talk("XCLIENT ADDR=192.0.2.1", "EHLO x", "XFORWARD ADDR=192.0.2.1")
     finally:
         gateway.services.trusted_networks = trusted
     assert replies[0] == "550 5.7.0 Not authorized to use this command"
     assert "XCLIENT" not in replies[1]
+    assert replies[2] == UNKNOWN_COMMAND
 
 
 def test_xclient_begins_a_new_session(gateway):
@@ -256,7 +257,7 @@ def test_xclient_begins_a_new_session(gateway):
     assert client.talk("MAIL FROM:<a@b.test>", "XCLIENT ADDR=192.0.2.9")[1] == "503 5.5.1 Not during a mail transaction"
 
 
-def test_http_is_sent_away(gateway):  # D36
+def test_http_is_sent_away(gateway):  # D37
     client = gateway.connect()
     assert client.ask("GET / HTTP/1.1") == "421 4.7.0 This is an SMTP server, closing the connection"
     assert client.is_closed()
