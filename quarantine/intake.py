@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -25,6 +24,7 @@ from portal.tenants.directory import Addressee, Directory, ServedDomain, Unknown
 from portal.tenants.urls import make_portal_url
 from quarantine.causes import Cause
 from quarantine.content import compress
+from quarantine.examiners import Examiners
 from quarantine.models import State
 from quarantine.records import EVERYBODY, Filing, Outcome, Transaction, Unrouted
 from quarantine.store import Store
@@ -112,7 +112,7 @@ class Intake:
         directory: Directory,
         store: Store,
         classifier: Classifier,
-        executor: Executor,
+        examiners: Examiners,
         *,
         hostname: str,
     ) -> None:
@@ -121,7 +121,7 @@ class Intake:
         self._hostname = hostname
         self._store = store
         self._classifier = classifier
-        self._executor = executor
+        self._examiners = examiners
         self._release: ReleasePolicy | None = None
         self._changes = 0
         directory.on_public_change(self._forget_release)
@@ -153,7 +153,11 @@ class Intake:
             return await cursor.fetchall()
 
     async def judge_client(self, ip: str, ptr: PtrEvidence, addressee: Addressee) -> ClientRefusal | None:
-        """Whether the client is refused for this recipient because of what it is."""
+        """Whether the client is refused for this recipient because of what it is.
+
+        Raises StoreUnavailableError where a message to this recipient could not be stored at present.
+        """
+        self._store.check(addressee.domain.schema)
         return judge_client(ip, ptr, make_policy(await self.get_release(), addressee))
 
     async def record_refused_client(
@@ -220,7 +224,8 @@ class Intake:
         must be told to try again. Whatever else is raised means the same.
         """
         release = await self.get_release()
-        examined = await self._examine(raw, {recipient.addressee.domain.provider for recipient in recipients})
+        providers = {recipient.addressee.domain.provider for recipient in recipients}
+        examined = await self._examine(transaction.client_ip, raw, providers)
         evidence = {
             provider: Evidence(ptr=transaction.ptr, content=examined.content, classifier=opinion)
             for provider, opinion in examined.classifier.items()
@@ -250,15 +255,14 @@ class Intake:
         """Verdicts for all; in a thread where there are many recipients, each with rules of their own to go through."""
         if len(recipients) < MANY_RECIPIENTS:
             return judge_for_all(message, evidence, release, recipients)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, judge_for_all, message, evidence, release, recipients)
+        client = message.peer.ip
+        return await self._examiners.run(client, judge_for_all, message, evidence, release, recipients)
 
-    async def _examine(self, raw: bytes, providers: set[str]) -> Examined:
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._executor, examine, raw, sorted(providers), self._classifier, self._hostname)
+    async def _examine(self, client: str, raw: bytes, providers: set[str]) -> Examined:
+        what = (raw, sorted(providers), self._classifier, self._hostname)
         try:
             async with asyncio.timeout(EVIDENCE_SECONDS):
-                return await work
+                return await self._examiners.run(client, examine, *what)
         except TimeoutError as error:
             log.error("examination_too_slow octets=%d", len(raw))
             raise IntakeUnavailableError from error

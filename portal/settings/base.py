@@ -36,6 +36,9 @@ GATEWAY_PROCESSES = read.parse_number(
 MAX_MESSAGE_BYTES = read.parse_number(
     "LAZARET_MAX_MESSAGE_BYTES", get("LAZARET_MAX_MESSAGE_BYTES", "52428800"), low=65536, high=1073741824
 )
+MIN_FREE_BYTES = read.parse_number(
+    "LAZARET_MIN_FREE_BYTES", get("LAZARET_MIN_FREE_BYTES", "0"), low=0, high=1125899906842624
+)
 # Pages and links. `{hostname}` stands for the provider's own.
 PORTAL_URL = read.parse_portal_url(
     "LAZARET_PORTAL_URL", get("LAZARET_PORTAL_URL", "") or f"http://{{hostname}}:{WEB_ADDRESS.port}"

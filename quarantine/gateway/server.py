@@ -7,10 +7,12 @@ import contextlib
 import functools
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 from django.conf import settings
@@ -21,7 +23,9 @@ from filtering.learning.classifier import Classifier, get_model_path
 from portal.tenants.database import make_pool
 from portal.tenants.directory import Directory
 from quarantine.delivery.callout import Callout
+from quarantine.examiners import Examiners
 from quarantine.gateway.limits import Limits
+from quarantine.gateway.load import SIZES_FREE, Load, find_data
 from quarantine.gateway.recipients import RecipientFinder
 from quarantine.gateway.services import Services
 from quarantine.gateway.session import Session
@@ -36,8 +40,9 @@ PART = "gateway"
 DRAIN_SECONDS = 30.0
 RETRY_SECONDS = 1.0
 POOL_SIZE = 8
-THREADS = 4
 BACKLOG = 1024
+OWN_FILES = 64  # of a process: PostgreSQL, logs, the listener
+SESSION_FILES = 2  # of a session: its connection, and one to a resolver
 
 
 class Gateway:
@@ -47,21 +52,30 @@ class Gateway:
         self.pool = make_pool(
             name=PART, max_size=POOL_SIZE, statement_seconds=STATEMENT_SECONDS, lock_seconds=LOCK_SECONDS
         )
-        self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
+        self.examiners = Examiners()
         self.directory = Directory(self.pool, hostname=settings.SMTP_HOSTNAME)
         self.callout = Callout(hostname=settings.SMTP_HOSTNAME)
         self.store = Store(self.pool, instance=get_instance())
         self.resolver = Resolver([(address.host, address.port) for address in settings.RESOLVERS])
         classifier = Classifier.load(get_model_path())
         intake = Intake(
-            self.pool, self.directory, self.store, classifier, self.executor, hostname=settings.SMTP_HOSTNAME
+            self.pool, self.directory, self.store, classifier, self.examiners, hostname=settings.SMTP_HOSTNAME
+        )
+        limits = fit_to_files(limits or Limits(message_octets=settings.MAX_MESSAGE_BYTES))
+        self.load = Load(
+            self.store,
+            self.examiners,
+            places=[Path(settings.HOME)],
+            min_free_octets=max(settings.MIN_FREE_BYTES, int(limits.message_octets * SIZES_FREE)),
+            is_database_heard=self.directory.listening.is_set,
         )
         self.services = Services(
             hostname=settings.SMTP_HOSTNAME,
             recipients=RecipientFinder(self.directory, self.callout),
             intake=intake,
+            load=self.load,
             look_up_ptr=functools.partial(look_up_ptr, resolver=self.resolver),
-            limits=limits or Limits(message_octets=settings.MAX_MESSAGE_BYTES),
+            limits=limits,
             tls=make_tls_context(),
             trusted_networks=settings.XCLIENT_NETWORKS,
             balancer_networks=settings.PROXY_PROTOCOL_NETWORKS,
@@ -81,7 +95,7 @@ class Gateway:
         )
         await self.pool.open(wait=False)
         await self.directory.start()
-        work = (self._get_ready(), self._beat(), self.resolver.watch())
+        work = (self._get_ready(), self._beat(), self.resolver.watch(), self.load.run())
         self._tasks = [asyncio.create_task(part) for part in work]
 
     async def wait_until_ready(self) -> None:
@@ -95,6 +109,7 @@ class Gateway:
             except (psycopg.Error, OSError) as error:
                 log.warning("waiting_for_postgres error=%s", type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
+        self.load.places += await find_data(self.pool)
         self.services.is_ready = True
         log.info("gateway_ready instance=%s", get_instance())
 
@@ -124,11 +139,21 @@ class Gateway:
         await self.store.close()
         await self.directory.close()
         await self.pool.close()
-        self.executor.shutdown(wait=False, cancel_futures=True)
+        self.examiners.close()
 
 
 def get_instance() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"[-64:]
+
+
+def fit_to_files(limits: Limits) -> Limits:
+    """With no more connections than there are files to be had: so one too many is told 421, not just cut off."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        return limits
+    return replace(limits, connections=max(min(limits.connections, (hard - OWN_FILES) // SESSION_FILES), 1))
 
 
 def make_tls_context() -> ssl.SSLContext | None:
@@ -149,11 +174,21 @@ async def serve(host: str, port: int) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
     waiting = asyncio.create_task(stopped.wait())
+    watching = asyncio.create_task(end_when_stuck(gateway, stopped))
     ready = asyncio.create_task(gateway.wait_until_ready())
     done, _ = await asyncio.wait({waiting, ready}, return_when=asyncio.FIRST_COMPLETED)
     failure = ready.exception() if ready in done else None
     if failure is None:
         await waiting
+    watching.cancel()
     await gateway.stop()
     if failure:
         raise failure
+
+
+async def end_when_stuck(gateway: Gateway, stopped: asyncio.Event) -> None:
+    """Nothing can be examined any more: whoever started us starts us anew."""
+    while not gateway.examiners.are_stuck:  # noqa: ASYNC110 - threads tell nobody that they hang
+        await asyncio.sleep(1)
+    log.critical("examiners_stuck the process ends")
+    stopped.set()

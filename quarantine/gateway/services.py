@@ -12,6 +12,7 @@ from typing import Protocol
 from filtering.evidence import PtrEvidence
 from quarantine.gateway import replies
 from quarantine.gateway.limits import Limits
+from quarantine.gateway.load import Load
 from quarantine.gateway.memory import Memory
 from quarantine.gateway.recipients import RecipientFinder
 from quarantine.gateway.replies import Reply
@@ -31,6 +32,7 @@ class Services:
     hostname: str
     recipients: RecipientFinder
     intake: Intake
+    load: Load
     look_up_ptr: Callable[[str], Awaitable[PtrEvidence]]
     limits: Limits = field(default_factory=Limits)
     tls: ssl.SSLContext | None = None
@@ -61,6 +63,8 @@ class Services:
             return replies.NOT_READY
         if len(self.sessions) > self.limits.connections:
             return replies.TOO_BUSY
+        if shed := self.load.refuse_connection():
+            return shed[0]
         return self._refuse_client(ip)
 
     def move(self, ip: str, stated: str) -> Reply | None:

@@ -189,7 +189,10 @@ class Session(Connection):
             return replies.BAD_SIZE
         if len(size) > 20 or int(size) > self._limits.message_octets:
             return replies.TOO_BIG
-        return None if self._services.memory.has_room(self._ip, int(size)) else replies.NO_ROOM
+        if not self._services.memory.has_room(self._ip, int(size)):
+            return replies.NO_ROOM
+        shed = self._services.load.refuse_mail(self._ip)
+        return shed[0] if shed else None
 
     async def smtp_RCPT(self, argument: bytes) -> Reply:  # noqa: N802
         if self._mail is None:

@@ -303,8 +303,8 @@ def test_unjudged_mail_is_never_taken(gateway, monkeypatch):
 def test_others_are_answered_while_a_message_is_being_read(gateway):
     """Every thread that reads mail is busy; the sessions go on."""
     release = threading.Event()
-    executor = gateway.gateway.executor
-    busy = [executor.submit(release.wait, 20) for _ in range(8)]
+    work = [gateway.gateway.examiners.run(f"192.0.2.{n}", release.wait, 20) for n in range(8)]
+    busy = [asyncio.run_coroutine_threadsafe(one, gateway.loop) for one in work]
     first, second = gateway.open(), gateway.open()
     first.talk(MAIL, RCPT, "DATA")
     first.send(CLEAN + b".\r\n")

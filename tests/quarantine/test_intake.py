@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -17,6 +16,7 @@ from filtering.verdict import Action, Category, Verdict
 from portal.tenants.database import make_pool
 from portal.tenants.directory import Directory
 from portal.tenants.models import MailDomain
+from quarantine.examiners import Examiners
 from quarantine.intake import Examined, Intake, IntakeUnavailableError, Recipient, Result, count_hops, decide, explain
 from quarantine.models import Content
 from quarantine.models import Recipient as Row
@@ -38,15 +38,16 @@ def receive(*addresses: str, ptr: PtrEvidence = NO_PTR, raw: bytes = RAW) -> Res
         directory, store = Directory(pool), Store(pool)
         await store.start()
         classifier = Classifier.load(get_model_path())
-        with ThreadPoolExecutor(1) as executor:
-            intake = Intake(pool, directory, store, classifier, executor, hostname="mx.test")
-            transaction = Transaction(make_trace_id(), datetime.now(UTC), "192.0.2.1", "ann@sender.test", ptr=ptr)
-            recipients = [Recipient(address, await directory.find(address)) for address in addresses]
-            try:
-                return (await intake.receive(transaction, recipients, raw, REPLIES)).result
-            finally:
-                await store.close()
-                await pool.close()
+        examiners = Examiners(1)
+        intake = Intake(pool, directory, store, classifier, examiners, hostname="mx.test")
+        transaction = Transaction(make_trace_id(), datetime.now(UTC), "192.0.2.1", "ann@sender.test", ptr=ptr)
+        recipients = [Recipient(address, await directory.find(address)) for address in addresses]
+        try:
+            return (await intake.receive(transaction, recipients, raw, REPLIES)).result
+        finally:
+            examiners.close()
+            await store.close()
+            await pool.close()
 
     return asyncio.run(work())
 
