@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.test import override_settings
+from django.utils import timezone
 from django_tenants.utils import schema_context
 
 from portal.settings.environment import Address
@@ -18,6 +19,9 @@ from quarantine.delivery.callout import Callout, Word
 from quarantine.gateway import recipients
 from quarantine.gateway.recipients import RecipientFinder
 from quarantine.models import Event, Recipient
+from reports.digests import send_due
+from reports.models import Digest
+from tests.portal.browsing import browse, get_text
 from tests.quarantine.gateways import Client, RunningGateway, run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN, SPAM
 from tests.running_courier import wait_until
@@ -450,3 +454,25 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     assert [key for key in keys if memory.was_good(key)] == keys[:3]
     memory.keep(keys[-1], yes)
     assert [key for key in keys if memory.was_good(key)] == [*keys[1:3], keys[-1]]
+
+
+def test_the_domains_admin_sees_the_first_mail_and_its_mailbox(gateway):
+    choose("anyone", gateway)
+    gateway.open().mail("ann@sender.test", "new@alpha.test", data=SPAM)
+    admin, stranger = browse("dora"), browse("bea")
+    assert "new@alpha.test" in get_text(admin.get("/"))
+    assert "new@alpha.test" in get_text(admin.get("/mailboxes/"))
+    assert "new@alpha.test" not in get_text(stranger.get("/"))
+
+
+def test_the_first_mail_is_in_the_first_report(gateway):
+    choose("anyone", gateway)
+    gateway.open().mail("ann@sender.test", "new+x@alpha.test", data=SPAM)
+    with schema_context("sp_acme"):
+        send_due()  # gives every mailbox its hour
+        made = Mailbox.objects.filter(address="new@alpha.test")
+        assert made.get().next_digest_at
+        made.update(next_digest_at=timezone.now())
+        send_due()
+        digest = Digest.objects.get(mailbox=made.get())
+    assert (digest.state, digest.held) == ("sent", 1)
