@@ -6,17 +6,19 @@ People see a message through its recipient rows; `visible_to` is the only way fr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from django.db import connection
-from django.db.models import Q, QuerySet
+from django.db.models import Max, Q, QuerySet, Sum
+from django.utils import timezone
 from psycopg import sql
 
-from portal.tenants.models import ServiceProvider
+from portal.tenants.models import MailDomain, ServiceProvider
 from portal.tenants.people.models import User
+from quarantine.causes import Cause
 from quarantine.content import ContentGoneError, restore
 from quarantine.models import Content, Message, Recipient, State
-from quarantine.platform.models import Unrouted
+from quarantine.platform.models import HourlyCount, Unrouted
 from quarantine.trace_id import read_trace_id
 
 NEWEST_FIRST = ("-received_at", "-id")
@@ -52,6 +54,22 @@ def _any_of(domains: list[int], mailboxes: list[int]) -> Q:
 def held(recipients: QuerySet[Recipient]) -> QuerySet[Recipient]:
     """Those in quarantine. (What the customer's server refused has the state `held`: see `refused_by_server`.)"""
     return recipients.filter(state=State.QUARANTINED)
+
+
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """How many recipients a domain's mail server gave no clear answer about, and the last hour in which it was so."""
+
+    number: int
+    hour: datetime | None
+
+
+def count_unverified(domain: MailDomain) -> Unverified:
+    """Those of the past 24 hours. Index: hourly_count_once, by hour."""
+    since = timezone.now() - timedelta(hours=24)
+    counts = HourlyCount.objects.filter(hour__gt=since, schema=domain.provider.schema_name, domain_id=domain.pk)
+    found = counts.filter(cause=Cause.UNVERIFIED).aggregate(number=Sum("count", default=0), hour=Max("hour"))
+    return Unverified(**found)
 
 
 def refused_by_server(recipients: QuerySet[Recipient]) -> QuerySet[Recipient]:

@@ -19,6 +19,7 @@ app_pages: list[URLPattern] = [
     path("report/", mailboxes.send_report, name="send_report"),
     path("domains/", domains.domains, name="domains"),
     path("domains/<int:pk>/", domains.domain, name="domain"),
+    path("domains/<int:pk>/check/", domains.check_mailbox, name="check_mailbox"),
     path("trace/", trace.trace, name="trace"),
     path("settings/", settings.settings, name="settings"),
     path("account/", mailboxes.account, name="account"),

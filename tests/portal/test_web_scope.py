@@ -21,7 +21,7 @@ FOR_ALL = {"quarantine", "act", "rules", "report", "account", "send_report", "fo
 FOR_ADMINS = {"mailboxes", "domains", "trace"}
 FOR_PROVIDER = {"settings"}
 OF_MESSAGE = {"message", "message_html", "message_raw", "rule_sender"}
-OF_ROW = {"mailbox", "domain", "remove_rule"}
+OF_ROW = {"mailbox", "domain", "check_mailbox", "remove_rule"}
 SECRET = "SECRET-OF-BOB"
 
 pytestmark = pytest.mark.django_db
@@ -39,7 +39,8 @@ def make_bobs_things() -> dict[str, int]:
     rule = SenderRule.objects.create(action="allow", pattern="secret-of-bob@far.test", mailbox=mailbox)
     row = message.recipients.get().pk
     own = dict.fromkeys(OF_MESSAGE, row)
-    return own | {"remove_rule": rule.pk, "mailbox": mailbox.pk, "domain": mailbox.domain_id}
+    of_domain = dict.fromkeys(("domain", "check_mailbox"), mailbox.domain_id)
+    return own | of_domain | {"remove_rule": rule.pk, "mailbox": mailbox.pk}
 
 
 def test_every_page_is_in_this_test():
@@ -66,6 +67,7 @@ PATHS = {
     "rule_sender": "/m/{}/sender/",
     "mailbox": "/mailboxes/{}/",
     "domain": "/domains/{}/",
+    "check_mailbox": "/domains/{}/check/",
     "remove_rule": "/senders/{}/remove/",
 }
 
@@ -119,7 +121,7 @@ def test_mallory_is_a_stranger_at_acme(acme, verb):
 def test_acmes_ids_lead_nowhere_at_globex(acme, verb):
     things = make_bobs_things()
     client = browse("mallory", at="globex")
-    for name in OF_MESSAGE | {"domain", "remove_rule"}:
+    for name in OF_MESSAGE | {"domain", "check_mailbox", "remove_rule"}:
         response = getattr(client, verb)(PATHS[name].format(things[name]))
         assert response.status_code == 404, (name, verb)
         assert SECRET not in get_text(response)

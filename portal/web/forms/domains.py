@@ -9,7 +9,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from portal.tenants.models import MailDomain
-from portal.tenants.provisioning import ProvisioningError, parse_server
+from portal.tenants.provisioning import ProvisioningError, parse_mail_address, parse_server
 
 HOURS = [(hour, f"{hour:02d}:00") for hour in range(24)]
 
@@ -50,6 +50,30 @@ class DomainForm(forms.ModelForm):  # type: ignore[type-arg]
         super().__init__(*args, **kwargs)
         field = cast(forms.ChoiceField, self.fields["time_zone"])
         field.choices = [(name, name.replace("_", " ")) for name in sorted(available_timezones())]
+
+
+class AddressForm(forms.Form):
+    """An address of the domain, to be asked for. The part before the @ is enough."""
+
+    address = forms.CharField(
+        label="Address",
+        max_length=320,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
+    )
+
+    def __init__(self, *args: Any, domain: MailDomain, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.domain = domain
+
+    def clean_address(self) -> str:
+        typed = str(self.cleaned_data["address"])
+        try:
+            address = parse_mail_address(typed if "@" in typed else f"{typed}@{self.domain.name}")
+        except ProvisioningError as error:
+            raise ValidationError(str(error)) from None
+        if not address.endswith(f"@{self.domain.name}"):
+            raise ValidationError(f"Type an address of {self.domain.name}.")
+        return address
 
 
 class ProviderDomainForm(DomainForm):

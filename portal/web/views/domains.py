@@ -10,9 +10,11 @@ from django.views.decorators.http import require_safe
 
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox, User
-from portal.web.forms.domains import DomainForm, ProviderDomainForm
+from portal.web import mailbox_check
+from portal.web.forms.domains import AddressForm, DomainForm, ProviderDomainForm
 from portal.web.pages import render_page
 from portal.web.permissions import admin_only, get_user, list_domains, of_row
+from quarantine.queries import count_unverified
 from reports.schedule import reschedule
 
 PAGE_SIZE = 100
@@ -41,8 +43,30 @@ def domain(request: HttpRequest, row: MailDomain) -> HttpResponse:
         save(form)
         messages.success(request, f"Saved for {name}.")
         return redirect("domains")
-    context = {"form": form, "name": name, "server": f"{row.server_host}:{row.server_port}"}
-    return render_page(request, "web/domain.html", context, page="domains", status=400 if form.errors else 200)
+    return render_domain(request, row, name, form, AddressForm(domain=row))
+
+
+@of_row(list_domains, "POST")
+def check_mailbox(request: HttpRequest, row: MailDomain) -> HttpResponse:
+    """Ask the domain's mail server now whether it has a mailbox."""
+    form = AddressForm(request.POST, domain=row)
+    if not form.is_valid():
+        return render_domain(request, row, row.name, choose_form(get_user(request))(instance=row), form)
+    answer = mailbox_check.check_mailbox(row, form.cleaned_data["address"])
+    if answer is None:
+        messages.warning(request, "The mail server was asked very often just now. Try again in a minute.")
+    else:
+        messages.info(request, mailbox_check.tell(form.cleaned_data["address"], answer))
+    return redirect("domain", pk=row.pk)
+
+
+def render_domain(
+    request: HttpRequest, row: MailDomain, name: str, form: DomainForm, address: AddressForm
+) -> HttpResponse:
+    context = {"form": form, "name": name, "server": f"{row.server_host}:{row.server_port}", "address": address}
+    context["unverified"] = count_unverified(row)
+    status = 400 if form.errors or address.errors else 200
+    return render_page(request, "web/domain.html", context, page="domains", status=status)
 
 
 def choose_form(user: User) -> type[DomainForm]:
