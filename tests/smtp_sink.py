@@ -56,11 +56,14 @@ class SunkMessage:
 
 
 class Sink:
-    """A server at 127.0.0.1:`port`, from `start` (or `with`) to `stop`; it can be started again at the same port."""
+    """A server at `host`:`port`, from `start` (or `with`) to `stop`; it can be started again at the same port."""
 
-    def __init__(self, *, extensions: tuple[str, ...] = EXTENSIONS, tls: bool = False, port: int = 0) -> None:
+    def __init__(
+        self, *, extensions: tuple[str, ...] = EXTENSIONS, tls: bool = False, port: int = 0, host: str = "127.0.0.1"
+    ) -> None:
         self.extensions = extensions
         self.tls = tls
+        self.host = host
         self.port = port
         self.messages: list[SunkMessage] = []
         self.commands: list[str] = []
@@ -123,7 +126,7 @@ class Sink:
             self.loop.close()
 
     async def _serve(self, started: threading.Event) -> None:
-        server = await asyncio.start_server(self._meet, "127.0.0.1", self.port, limit=2**26, reuse_address=True)
+        server = await asyncio.start_server(self._meet, self.host, self.port, limit=2**26, reuse_address=True)
         self.port = server.sockets[0].getsockname()[1]
         started.set()
         try:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import psycopg
 
+from quarantine import metrics
 from quarantine.delivery.desk import Desk
 from quarantine.delivery.letter import ContentDamagedError, ContentGoneError, Letter, pack
 from quarantine.delivery.names import Names
@@ -202,13 +203,14 @@ class Channel:
             return await self._carry_packed(letter, connection)
         except (ContentGoneError, ContentDamagedError) as error:
             log.error("content_unusable provider=%s trace=%s", letter.schema, letter.message.trace_id)  # noqa: TRY400
-            self._settle_all(letter, Reply(554, f"5.6.0 not sent: {type(error).__name__}"))
+            self._settle(letter, [Reply(554, f"5.6.0 not sent: {type(error).__name__}")] * len(letter.jobs))
             return connection
         finally:
             self.budget.give_back(taken)
 
     async def _carry_packed(self, letter: Letter, connection: Connection | None) -> Connection | None:
         wire = await pack(self.desk.pool, letter, hostname=self.manner.hostname)
+        letter.begun = time.monotonic()
         if connection:
             try:
                 return await self._send(letter, wire, connection)
@@ -224,19 +226,23 @@ class Channel:
         except NotTriedError:
             self._settle_blocked(letter)
         except ConnectError as error:
-            self._note_unreachable(letter, str(error))
+            self._note_unreachable(letter, error)
         return None
 
     async def _send(self, letter: Letter, wire: bytes, connection: Connection) -> Connection | None:
         def note_taken(replies: list[Reply]) -> None:
+            how = describe_try(letter, connection.where)
             for job, reply in zip(letter.jobs, replies, strict=True):
                 if reply.good:
-                    self.desk.note_taken(job, str(reply), datetime.now(UTC))
+                    self.desk.note_taken(job, str(reply), datetime.now(UTC), how)
 
-        replies = await connection.send(letter.envelope, wire, gate=self.server.gate.enter, on_taken=note_taken)
+        try:
+            replies = await connection.send(letter.envelope, wire, gate=self.server.gate.enter, on_taken=note_taken)
+        finally:
+            self.server.note_end(connection.place.address, good=connection.usable)
         self.recovered = self.server.note_alive() or self.recovered
         self.server.note_progress()
-        self._settle(letter, replies)
+        self._settle_tried(letter, replies, connection.where)
         if self.letters.qsize() and self.window < LARGEST_WINDOW:
             self.window += 1
         for _ in range(self.letters.qsize()):
@@ -262,6 +268,7 @@ class Channel:
     async def _open(self) -> Connection:
         server = self.server
         addresses = await self.manner.names.get_addresses(server.host, server.port)
+        addresses = tuple(sorted(addresses, key=lambda address: address == server.avoid))
         try:
             return await self._greet(addresses, tls=time.monotonic() >= server.plain_until)
         except TlsError as error:
@@ -277,31 +284,50 @@ class Channel:
 
     def _note_lost(self, letter: Letter, error: LostError) -> None:
         self.server.lost += 1
-        self._settle_all(letter, Reply(451, f"4.4.2 {error}"))
+        if error.stage is Stage.DOT:
+            trace = letter.message.trace_id
+            log.warning("may_be_delivered_twice provider=%s trace=%s server=%s", letter.schema, trace, self.server)
+        self._settle_tried(letter, [Reply(451, f"4.4.2 {error}")] * len(letter.jobs), error.where)
 
     def _settle_blocked(self, letter: Letter) -> None:
-        self._settle_all(letter, Reply(451, f"4.4.1 not tried: {self.server.down}"))
+        server = self.server
+        reply = Reply(451, f"4.4.1 not tried: {server.down}")
+        how = f"{server}, {server.explain_wait()}"
+        self._settle(letter, [reply] * len(letter.jobs), how=how, tried=False)
 
-    def _note_unreachable(self, letter: Letter, reason: str) -> None:
+    def _note_unreachable(self, letter: Letter, error: ConnectError) -> None:
         """Down; or, where others are talking to it right now, only tired of so many connections."""
         if len(self.workers) > 1 and time.monotonic() - self.server.alive_at < ALIVE_SECONDS:
             self.window = len(self.workers) - 1
             self.letters.put_nowait(letter)
             return
         was_down = bool(self.server.down)
-        pause = self.server.note_down(reason)
+        pause = self.server.note_down(str(error))
         if not was_down:
-            log.warning("server_down server=%s reason=%s", self.server, reason)
+            log.warning("server_down server=%s reason=%s", self.server, error)
         self.window = FIRST_WINDOW
-        self._settle_all(letter, Reply(451, f"4.4.1 {reason}"), pause=pause)
+        replies = [Reply(451, f"4.4.1 {error}")] * len(letter.jobs)
+        self._settle_tried(letter, replies, error.where or str(self.server), pause=pause)
 
-    def _settle_all(self, letter: Letter, reply: Reply, *, pause: float | None = None) -> None:
-        self._settle(letter, [reply] * len(letter.jobs), pause=pause)
+    def _settle_tried(self, letter: Letter, replies: list[Reply], where: str, *, pause: float | None = None) -> None:
+        """Settle what was tried, at the place that `where` says."""
+        metrics.DELIVERY_ATTEMPT_SECONDS.labels(letter.jobs[0].lane).observe(letter.seconds)
+        self._settle(letter, replies, pause=pause, how=describe_try(letter, where))
 
-    def _settle(self, letter: Letter, replies: list[Reply], *, pause: float | None = None) -> None:
+    def _settle(
+        self,
+        letter: Letter,
+        replies: list[Reply],
+        *,
+        pause: float | None = None,
+        how: str = "",
+        tried: bool = True,
+    ) -> None:
         now = datetime.now(UTC)
         for job, reply in zip(letter.jobs, replies, strict=True):
-            self.desk.settle(decide(job, reply, now, pause=pause))
+            outcome = decide(job, reply, now, pause=pause, how=how)
+            metrics.DELIVERY_ATTEMPTS.labels(job.lane, outcome.result.value if tried else "not_tried").inc()
+            self.desk.settle(outcome)
         self._done(letter)
 
     def _let_go(self, letter: Letter) -> None:
@@ -311,3 +337,7 @@ class Channel:
     def _done(self, letter: Letter) -> None:
         self.load -= len(letter.jobs)
         self.on_change(self)
+
+
+def describe_try(letter: Letter, where: str) -> str:
+    return f"{where}, {letter.seconds:.2f} s"

@@ -35,6 +35,7 @@ from typing import Any
 import psycopg
 
 from portal.tenants.database import Pool, get_conninfo, make_pool
+from quarantine import metrics
 from quarantine.delivery import rows
 from quarantine.delivery.channel import Budget, Channel, Manner
 from quarantine.delivery.desk import Desk
@@ -148,7 +149,7 @@ class Courier:
         """Record what was taken before we were killed, then free our claims; waits for the database."""
         for slot in [own, *take_left_slots(self.home, own)]:
             taken = read_journal(slot.journal_path)
-            outcomes = [Outcome(t.job, t.schema, t.recipient, Result.TAKEN, t.reply, t.at) for t in taken]
+            outcomes = [Outcome(t.job, t.schema, t.recipient, Result.TAKEN, t.reply, t.at, how=t.how) for t in taken]
             if outcomes:
                 log.info("journal_replayed instance=%s outcomes=%d", slot.name, len(outcomes))
                 await self.desk.record(outcomes)
@@ -297,6 +298,7 @@ async def run_courier(home: Path, manner: Manner) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
     courier = Courier(home, manner)
+    metrics.DELIVERY_SERVERS_DOWN.set_function(lambda: sum(bool(each.down) for each in list(courier.servers.values())))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, courier.stop)
     await courier.run()

@@ -66,9 +66,9 @@ class Desk:
         for job in jobs:
             self.held.pop(job.id, None)
 
-    def note_taken(self, job: Job, reply: str, at: datetime) -> None:
+    def note_taken(self, job: Job, reply: str, at: datetime, how: str) -> None:
         """The server took it: on disk before anything else."""
-        self.journal.note(Taken(job.id, job.schema, job.recipient_id, reply, at))
+        self.journal.note(Taken(job.id, job.schema, job.recipient_id, reply, at, how))
 
     def settle(self, outcome: Outcome) -> None:
         """Have an outcome recorded, soon; until then the job stays in hand."""

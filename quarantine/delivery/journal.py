@@ -29,13 +29,14 @@ MAX_SLOTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A job that is done: what its server answered, and when."""
+    """A job that is done: what its server answered, and when; how: see Outcome."""
 
     job: int
     schema: str
     recipient: int
     reply: str
     at: datetime
+    how: str = ""
 
 
 class Journal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class Letter:
     jobs: list[Job]
     rows: list[Row]
     stored: tuple[int, bytes] | None = None  # codec and data, where they were loaded already
+    begun: float = 0.0  # the try that is under way; by the monotonic clock
 
     @property
     def message(self) -> Row:
@@ -34,6 +36,11 @@ class Letter:
     @property
     def envelope(self) -> Envelope:
         return Envelope(self.message.sender, tuple(row.address for row in self.rows))
+
+    @property
+    def seconds(self) -> float:
+        """How long the try has taken by now."""
+        return time.monotonic() - self.begun
 
     @property
     def is_small(self) -> bool:

@@ -11,6 +11,7 @@ from quarantine.delivery.smtp import MAX_REPLY_TEXT, Reply
 
 FIRST_PAUSE_SECONDS = 30
 LONGEST_PAUSE_SECONDS = 3600
+MAX_TEXT = 1000
 GIVE_UP_AFTER = timedelta(days=5)  # RFC 5321 4.5.4.1: at least four or five days
 
 
@@ -45,9 +46,15 @@ class Outcome:
     reply: str
     at: datetime
     pause: float = 0
+    how: str = ""  # with whom, how protected, how long
+
+    @property
+    def text(self) -> str:
+        """The line of the trace."""
+        return f"{self.reply} [{self.how}]"[:MAX_TEXT] if self.how else self.reply
 
 
-def decide(job: Job, reply: Reply, now: datetime, *, pause: float | None = None) -> Outcome:
+def decide(job: Job, reply: Reply, now: datetime, *, pause: float | None = None, how: str = "") -> Outcome:
     """2xx: taken. 5xx: refused. Else later, after `pause` seconds or one that grows; after five days: refused."""
     result, text = Result.LATER, str(reply)
     if reply.good:
@@ -58,7 +65,7 @@ def decide(job: Job, reply: Reply, now: datetime, *, pause: float | None = None)
         result = Result.REFUSED
         text = f"given up after {GIVE_UP_AFTER.days} days: {text}"[:MAX_REPLY_TEXT]
     wait = (get_pause(job.attempts) if pause is None else pause) if result is Result.LATER else 0
-    return Outcome(job.id, job.schema, job.recipient_id, result, text, now, wait)
+    return Outcome(job.id, job.schema, job.recipient_id, result, text, now, wait, how)
 
 
 def get_pause(attempts: int) -> float:

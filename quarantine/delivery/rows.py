@@ -89,7 +89,8 @@ LOAD_CONTENT = "SELECT message_id, codec, data FROM {content} WHERE message_id =
 # States change here only, guarded by the old ones; what was being released stays so until it is.
 RECORD = """
 WITH outcome AS (
-    SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::timestamptz[]) AS o(id, result, reply, at)
+    SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::timestamptz[])
+        AS o(id, result, reply, text, at)
 ),
 locked AS (SELECT r.id FROM {recipient} r WHERE r.id = ANY(%s) ORDER BY r.id FOR UPDATE),
 changed AS (
@@ -107,7 +108,7 @@ changed AS (
 traced AS (
     INSERT INTO {event} (message_id, recipient_id, at, kind, text, actor)
     SELECT c.message_id, c.id, o.at,
-        CASE o.result WHEN 'later' THEN 'deferred' WHEN 'refused' THEN 'server_refused' ELSE c.state END, o.reply, ''
+        CASE o.result WHEN 'later' THEN 'deferred' WHEN 'refused' THEN 'server_refused' ELSE c.state END, o.text, ''
     FROM changed c JOIN outcome o ON o.id = c.id
 )
 SELECT id, message_id, state FROM changed
@@ -248,6 +249,7 @@ async def _record_schema(
         [outcome.recipient_id for outcome in outcomes],
         [outcome.result.value for outcome in outcomes],
         [outcome.reply for outcome in outcomes],
+        [outcome.text for outcome in outcomes],
         [outcome.at for outcome in outcomes],
         sorted(by_recipient),
     ]

@@ -58,6 +58,7 @@ class Server:
         self.progress_at = float("-inf")
         self.lost = 0  # transactions, since then
         self.plain_until = float("-inf")
+        self.avoid = ""  # the address that broke off last: the others are asked first
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -65,6 +66,19 @@ class Server:
     def is_blocked(self) -> bool:
         """Down, and it is not time (or it is somebody else's turn) to see whether it is back."""
         return bool(self.down) and (self.probing or time.monotonic() < self.probe_at)
+
+    def note_end(self, address: str, *, good: bool) -> None:
+        """A transaction with one of its addresses is over; not good: the connection with it."""
+        if not good:
+            self.avoid = address
+        elif self.avoid == address:
+            self.avoid = ""
+
+    def explain_wait(self) -> str:
+        """When it is asked again, for whoever waits because it is down."""
+        if self.probing:
+            return "being asked now whether it is back"
+        return f"asked again in {max(self.probe_at - time.monotonic(), 0):.0f} s"
 
     def note_down(self, reason: str) -> float:
         """It could not be reached; returns in how many seconds it is tried again. Counts once a probe."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -19,6 +21,8 @@ from enum import StrEnum
 MAX_REPLY_LINE = 8192  # octets
 MAX_REPLY_LINES = 100
 MAX_REPLY_TEXT = 600
+CLOSING = 421  # the server hangs up, whatever was asked
+MAX_ADDRESSES = 5  # of a server that are asked at a time
 CHUNK = 65536
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 NOT_IN_PATH = re.compile(r'[\x00-\x1f\x7f]|^[^"]*[ <>]')  # a space or bracket only in a quoted local part
@@ -32,7 +36,7 @@ BROKEN = (OSError, EOFError, asyncio.LimitOverrunError, ValueError)
 class Patience:
     """How long each answer is waited for, in seconds (RFC 5321 4.5.3.2)."""
 
-    connect: float = 30
+    connect: float = 30  # each address
     handshake: float = 30
     command: float = 300  # banner, EHLO, MAIL, RCPT
     data: float = 120
@@ -65,6 +69,8 @@ class Reply:
 class ConnectError(Exception):
     """The server cannot be reached or does not want to talk: no message has anything to do with it."""
 
+    where = ""  # the addresses that were asked, as `Connection.where` says them
+
 
 class Stage(StrEnum):
     """How far a transaction has come. Lost in the last one, a message may arrive twice (RFC 1047)."""
@@ -77,9 +83,23 @@ class Stage(StrEnum):
 class LostError(Exception):
     """The connection was lost in a transaction, at `stage`."""
 
-    def __init__(self, text: str, stage: Stage) -> None:
+    def __init__(self, text: str, stage: Stage, where: str) -> None:
         super().__init__(f"{text} {stage}")
         self.stage = stage
+        self.where = where
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An address of a server, as people read it."""
+
+    host: str
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        literal = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{literal}:{self.port}" if self.host == self.address else f"{self.host} {literal}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +125,23 @@ async def open_gate() -> AsyncIterator[None]:
 class Connection:
     """An open connection. Made by `connect`."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, patience: Patience) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: Place, patience: Patience
+    ) -> None:
         self.reader = reader
         self.writer = writer
+        self.place = place
         self.patience = patience
+        self.tls = ""  # the version
         self.offers: dict[str, str] = {}
         self.usable = True
         self.sent = 0
         self.stage = Stage.ENVELOPE
+
+    @property
+    def where(self) -> str:
+        """With whom it is, and how it is protected."""
+        return f"{self.place}, {self.tls or 'not encrypted'}"
 
     async def greet(self, hostname: str) -> None:
         """EHLO, or HELO where that is not known. Raises ConnectError."""
@@ -136,6 +165,7 @@ class Connection:
         context.verify_mode = ssl.CERT_NONE
         async with asyncio.timeout(self.patience.handshake):
             await self.writer.start_tls(context, server_hostname=host)
+        self.tls = self.writer.get_extra_info("ssl_object").version() or "TLS"
 
     async def send(
         self,
@@ -161,10 +191,10 @@ class Connection:
                 raise ValueError(f"content accepted before it was sent: {last}")  # nobody has the message
             if began:
                 last = await self._send_content(wire, gate, replies, on_taken)
-        if not began:
-            await self.begin_anew(last)
-        elif last.code == 421:
+        if any(reply.code == CLOSING for reply in (*replies, last)):
             self.usable = False
+        elif not began:
+            await self.begin_anew(last)
         return [last if reply.good else reply for reply in replies]
 
     async def open_empty(self, recipient: str) -> Reply | None:
@@ -189,7 +219,7 @@ class Connection:
 
     async def begin_anew(self, last: Reply) -> None:
         """After a transaction without content: RSET. A server that awaits content for nobody is left alone."""
-        if last.code in {354, 421}:
+        if last.code in {354, CLOSING}:
             self.abort()
             return
         self.usable = False
@@ -267,10 +297,10 @@ class Connection:
             yield
         except TimeoutError:
             self.abort()
-            raise LostError("no answer in time to", self.stage) from None
+            raise LostError("no answer in time to", self.stage, self.where) from None
         except BROKEN as error:
             self.abort()
-            raise LostError(f"connection lost ({describe(error)}) in", self.stage) from None
+            raise LostError(f"connection lost ({describe(error)}) in", self.stage, self.where) from None
         except asyncio.CancelledError:
             self.abort()
             raise
@@ -320,24 +350,44 @@ class Connection:
 def describe(error: BaseException) -> str:
     if isinstance(error, EOFError):
         return "closed by the server"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = str(error)
+    if isinstance(error, ssl.SSLError | socket.gaierror):
+        text = error.strerror or text
+    elif isinstance(error, OSError) and error.errno:  # asyncio has texts of its own
+        text = os.strerror(error.errno)
     return CONTROLS.sub(" ", text)[:200] or type(error).__name__
 
 
 async def connect(
     host: str, port: int, addresses: tuple[str, ...], *, hostname: str, tls: bool = True, patience: Patience = PATIENT
 ) -> Connection:
-    """An open, greeted connection to the first of the addresses of `host` that answers, encrypted where `tls` and the
-    server offers it. Raises ConnectError.
+    """An open, greeted connection to the first of the addresses of `host` that takes it, encrypted where `tls` and the
+    server offers it. Raises the ConnectError of the last one, which names all that were asked.
 
     A broken handshake is a TlsError: the caller may try again in plain text.
     """
-    connection = await _open(host, port, addresses, patience)
+    asked: list[str] = []
+    failure = ConnectError(f"{host}:{port} has no address")
+    for address in addresses[:MAX_ADDRESSES]:
+        place = Place(host, address, port)
+        asked.append(str(place))
+        try:
+            return await _connect_to(place, hostname=hostname, tls=tls, patience=patience)
+        except ConnectError as error:
+            failure = error
+            failure.where = " and ".join(asked)
+            if isinstance(error, TlsError):
+                break
+    raise failure
+
+
+async def _connect_to(place: Place, *, hostname: str, tls: bool, patience: Patience) -> Connection:
+    connection = await _open(place, patience)
     try:
         await _read_banner(connection)
         await connection.greet(hostname)
         if tls and "STARTTLS" in connection.offers:
-            await _encrypt(connection, host, hostname)
+            await _encrypt(connection, place.host, hostname)
     except BaseException:
         connection.abort()
         raise
@@ -348,19 +398,16 @@ class TlsError(ConnectError):
     """The server offers STARTTLS and cannot do it."""
 
 
-async def _open(host: str, port: int, addresses: tuple[str, ...], patience: Patience) -> Connection:
-    reason = "no address"
+async def _open(place: Place, patience: Patience) -> Connection:
+    server = f"{place.host}:{place.port}"
     try:
         async with asyncio.timeout(patience.connect):
-            for address in addresses:
-                try:
-                    reader, writer = await asyncio.open_connection(address, port, limit=MAX_REPLY_LINE)
-                    return Connection(reader, writer, patience)
-                except OSError as error:
-                    reason = describe(error)
+            reader, writer = await asyncio.open_connection(place.address, place.port, limit=MAX_REPLY_LINE)
     except TimeoutError:
-        raise ConnectError(f"{host}:{port} does not answer") from None
-    raise ConnectError(f"{host}:{port} cannot be reached ({reason})")
+        raise ConnectError(f"{server} does not answer") from None
+    except OSError as error:
+        raise ConnectError(f"{server} cannot be reached ({describe(error)})") from None
+    return Connection(reader, writer, place, patience)
 
 
 async def _read_banner(connection: Connection) -> None:

@@ -1,6 +1,7 @@
 """The courier against a real server: what arrives, and what is written about it."""
 
 import hashlib
+import re
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 from portal.tenants.database import get_conninfo
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox
-from quarantine import queries, release
+from quarantine import metrics, queries, release
 from quarantine.delivery import courier, desk, names, outcome, server
 from quarantine.delivery.smtp import Patience
 from quarantine.delivery.submit import submit
@@ -207,7 +208,9 @@ def test_nobody_accepted_means_no_content_and_the_connection_goes_on(committed, 
 
 @pytest.mark.parametrize("step", ["BANNER", "EHLO", "MAIL", "RCPT", "DATA", "DOT"])
 @pytest.mark.parametrize("answer", ["421 4.3.2 going down", "451 4.3.0 later", CLOSE])
-def test_trouble_at_any_step_defers_and_is_delivered_once(sink, acme_committed, tmp_path, quick, step, answer):
+def test_trouble_at_any_step_defers_and_is_delivered_once(  # O12
+    sink, acme_committed, tmp_path, quick, step, answer
+):
     send_off(BOB)
     sink.on(step, answer, times=1)
     with running_courier(tmp_path):
@@ -240,13 +243,17 @@ def test_a_final_no_in_the_banner_is_not_about_the_message(sink, acme_committed,
     assert Event.objects.filter(kind="deferred", text__contains="554 5.3.2 not now").count() == 1
 
 
-def test_an_answer_lost_after_the_dot_is_said_to_be_a_possible_double(sink, acme_committed, tmp_path, quick):
-    send_off(BOB)
+def test_an_answer_lost_after_the_dot_is_said_to_be_a_possible_double(  # O14
+    sink, acme_committed, tmp_path, quick, caplog
+):
+    message = send_off(BOB)
     sink.on("DOT", TAKE_AND_CLOSE, times=1)
     with running_courier(tmp_path):
         wait_for_state(State.DELIVERED)
     assert len(sink.messages) == 2
     assert "may arrive twice" in Event.objects.get(kind="deferred").text
+    [warning] = [r.getMessage() for r in caplog.records if r.getMessage().startswith("may_be_delivered_twice")]
+    assert warning.endswith(f"trace={message.trace_id} server=127.0.0.1:{sink.port}")
 
 
 def test_a_silent_server_is_waited_for_only_so_long(sink, acme_committed, tmp_path, quick):
@@ -261,7 +268,9 @@ def test_a_silent_server_is_waited_for_only_so_long(sink, acme_committed, tmp_pa
     "answer",
     ["250-one\r\n250-two\r\n250 three", "250", "250 " + "x" * 1000, "250 d\xe9j\xe0 \x07\x1b[2J", "250-a\r\n250"],
 )
-def test_odd_replies_are_understood_and_kept_clean(sink, acme_committed, tmp_path, answer):
+def test_odd_replies_are_understood_and_kept_clean(  # O17
+    sink, acme_committed, tmp_path, answer
+):
     send_off(BOB)
     sink.on("DOT", answer)
     with running_courier(tmp_path):
@@ -361,8 +370,9 @@ def test_dead_name_servers_of_one_customer_stall_nobody_else(sink, acme_committe
         sink.wait(1, seconds=5)
         wait_until(lambda: Recipient.objects.filter(state=State.DEFERRED).count() == 30)
         answer.set()
-    texts = {text.partition(" ")[2] for text in Event.objects.filter(kind="deferred").values_list("text", flat=True)}
-    assert f"4.4.1 dead.test:{sink.port} cannot be looked up: no answer in time" in texts
+    texts = list(Event.objects.filter(kind="deferred").values_list("text", flat=True))
+    told = f"451 4.4.1 dead.test:{sink.port} cannot be looked up: no answer in time [dead.test:{sink.port}, 2."
+    assert [text for text in texts if text.startswith(told)]
 
 
 def test_a_name_is_tried_at_each_of_its_addresses(sink, acme_committed, tmp_path, monkeypatch):
@@ -378,6 +388,124 @@ def test_a_name_is_tried_at_each_of_its_addresses(sink, acme_committed, tmp_path
     with running_courier(tmp_path):
         sink.wait(1)
         assert wait_for_state(State.DELIVERED).attempts == 1
+
+
+@pytest.mark.parametrize("step", ["BANNER", "EHLO"])
+@pytest.mark.parametrize("answer", ["421 4.3.2 going down", "554 5.3.2 never", CLOSE])
+def test_a_server_that_does_not_want_to_talk_is_asked_at_its_next_address(  # O12, O13
+    sink, acme_committed, tmp_path, second, step, answer
+):
+    sink.on(step, answer)
+    sink.on("HELO", answer)
+    send_off(BOB)
+    with running_courier(tmp_path):
+        row = wait_for_state(State.DELIVERED)
+    assert (row.attempts, sink.connections, len(second.messages)) == (1, 1, 1)
+    assert list_attempts() == [
+        f"250 2.0.0 taken as 1 [mx.alpha.test 127.0.0.2:{second.port}, not encrypted, N s]",
+    ]
+
+
+@pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA", "DOT"])
+@pytest.mark.parametrize("answer", ["421 4.3.2 going down", CLOSE])
+def test_after_an_address_broke_off_the_next_one_is_asked_first(  # O12
+    sink, acme_committed, tmp_path, quick, second, step, answer
+):
+    sink.on(step, answer)
+    send_off(BOB)
+    with running_courier(tmp_path):
+        wait_for_state(State.DELIVERED)
+    assert (len(sink.messages), len(second.messages)) == (0, 1)
+    places = [place_in(text) for text in Event.objects.order_by("id").values_list("text", flat=True)]
+    assert places == [f"mx.alpha.test 127.0.0.1:{sink.port}", f"mx.alpha.test 127.0.0.2:{sink.port}"]
+
+
+@pytest.fixture
+def second(sink, two_addresses):
+    """What listens at the second address of the server of alpha.test."""
+    with Sink(host="127.0.0.2", port=sink.port) as made:
+        yield made
+
+
+@pytest.fixture
+def two_addresses(sink, monkeypatch):
+    give_two_addresses(monkeypatch)
+
+
+def give_two_addresses(monkeypatch) -> None:
+    """The server of alpha.test has a name, and that has two addresses."""
+    ask = socket.getaddrinfo
+
+    def find(host, port, **kwargs):
+        hosts = ("127.0.0.1", "127.0.0.2") if host == "mx.alpha.test" else (host,)
+        return [found for address in hosts for found in ask(address, port, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    MailDomain.objects.filter(name="alpha.test").update(server_host="mx.alpha.test")
+
+
+def place_in(text: str) -> str:
+    return text.rpartition("[")[2].partition(",")[0]
+
+
+def list_attempts() -> list[str]:
+    """The lines of the trace, seconds as N."""
+    texts = Event.objects.order_by("id").values_list("text", flat=True)
+    return [re.sub(r"\d+\.\d\d s\]$", "N s]", text) for text in texts]
+
+
+def test_the_trace_says_with_whom_and_how_each_attempt_was_made(committed, acme_committed, tmp_path, quick):
+    with Sink(tls=True) as sink:
+        route(sink)
+        sink.on("RCPT", "450 4.2.1 busy", times=1)
+        send_off(BOB)
+        with running_courier(tmp_path):
+            row = wait_for_state(State.DELIVERED)
+    assert list_attempts() == [
+        f"450 4.2.1 busy [127.0.0.1:{sink.port}, TLSv1.3, N s]",
+        f"250 2.0.0 taken as 1 [127.0.0.1:{sink.port}, TLSv1.3, N s]",
+    ]
+    assert row.reply == "250 2.0.0 taken as 1"
+
+
+def test_the_trace_says_of_whom_a_server_away_was_not_asked(committed, acme_committed, tmp_path, monkeypatch):
+    monkeypatch.setattr(outcome, "get_pause", lambda attempts: 0.2)
+    with Sink() as gone:
+        port = gone.port
+        route(gone)
+        give_two_addresses(monkeypatch)
+    send_off(BOB)
+    server_ = f"mx.alpha.test:{port}"
+    before = read_count("not_tried")
+    with running_courier(tmp_path):
+        wait_for_state(State.DEFERRED)
+        send_off(CAROL)
+        wait_until(lambda: get_row(CAROL).attempts > 0)
+    first, *rest = [text for text in list_attempts() if "not tried" not in text]
+    why = f"{server_} cannot be reached (Connection refused)"
+    addresses = f"mx.alpha.test 127.0.0.1:{port} and mx.alpha.test 127.0.0.2:{port}"
+    assert (first, rest) == (f"451 4.4.1 {why} [{addresses}, N s]", [])
+    waiting = Event.objects.filter(recipient__address=CAROL).first()
+    assert re.fullmatch(
+        re.escape(f"451 4.4.1 not tried: {why} [{server_}, asked again in ") + r"(2\d|3[0-3]) s\]", waiting.text
+    )
+    assert read_count("not_tried") > before
+
+
+def read_count(result: str) -> float:
+    return metrics.DELIVERY_ATTEMPTS.labels("mail", result)._value.get()
+
+
+def test_attempts_are_counted_by_lane_and_result(sink, acme_committed, tmp_path, quick):
+    before = {result: read_count(result) for result in ("taken", "later", "refused")}
+    answers = {"dora": "250 2.1.5 ok", "bob": "450 4.2.1 busy", "carol": "550 5.1.1 who?"}
+    sink.on("RCPT", lambda line: answers[line.split("<")[1].split("@")[0]], times=3)
+    send_off("dora@alpha.test", BOB, CAROL)
+    with running_courier(tmp_path):
+        wait_for_state(State.DELIVERED)
+        wait_until(lambda: not DeliveryJob.objects.exists())
+    found = {result: read_count(result) - before[result] for result in before}
+    assert found == {"taken": 2, "later": 1, "refused": 1}
 
 
 def count_claims() -> int:

@@ -52,12 +52,13 @@ def test_what_the_journal_knows_is_not_sent_again(committed, tmp_path):
         left = tmp_path / "3"  # of a courier that nobody started again
         left.mkdir()
         journal = Journal(left / "journal")
-        journal.note(Taken(job.pk, "sp_acme", job.recipient_id, "250 2.0.0 once", known.received_at))
+        journal.note(Taken(job.pk, "sp_acme", job.recipient_id, "250 2.0.0 once", known.received_at, "mx.test, 0.10 s"))
         with running_courier(tmp_path):
             sink.wait(1)
             wait_until(lambda: not DeliveryJob.objects.exists())
         assert known.recipients.get().state == State.DELIVERED
         assert known.recipients.get().reply == "250 2.0.0 once"
+        assert known.events.get().text == "250 2.0.0 once [mx.test, 0.10 s]"
         assert [TRACE.search(message.raw)[1].decode() for message in sink.messages] == [unknown.trace_id]
         assert read_journal(left / "journal") == []
         assert read_journal(tmp_path / "1" / "journal") == []
