@@ -46,6 +46,7 @@ class Script:
     rcode: str = "NOERROR"
     ttl: int = TTL_SECONDS
     authority: str = ""  # a record such as "example.test. 60 IN NS ns.example.test."
+    owner: str = ""  # of the records, where an alias leads there
     delay: float = 0.0  # seconds
     forged: str = ""  # a record that somebody else answers first, over UDP
     forged_by: str = ""  # what is wrong with that answer: its id, question or source
@@ -54,13 +55,14 @@ class Script:
 class DnsServer:
     """Answers as it is told, on a port of its own. `asked` lists the questions in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.scripts: dict[Key, Script] = {CONTROL: Script(["ns.test. root.test. 1 2 3 4 60"])}
         self.default = "NXDOMAIN"  # for what is not scripted
         self.everything = ""  # an rcode, DROP or GARBAGE for all questions, whatever is scripted
+        self.delay = 0.0  # seconds before any answer
         self.asked: list[Key] = []
         self.controls = 0
-        self._udp, self._tcp = _make_pair(self)
+        self._udp, self._tcp = _make_pair(self, port)
         self._threads = [
             threading.Thread(target=one.serve_forever, args=(POLL_SECONDS,), daemon=True)
             for one in (self._udp, self._tcp)
@@ -106,7 +108,7 @@ class DnsServer:
         self._count(key)
         script = self._find(key)
         rcode = self.everything or script.rcode
-        time.sleep(script.delay)
+        time.sleep(self.delay or script.delay)
         if rcode == "DROP":
             return None
         if rcode == "GARBAGE":
@@ -148,7 +150,8 @@ class DnsServer:
         alias = self.scripts.get((key[0], "CNAME"))
         if alias is not None and kind != "CNAME":
             response.answer.append(dns.rrset.from_text(name, alias.ttl, "IN", "CNAME", *alias.records))
-        elif script.records:
+        if script.records and (alias is None or script.owner):
+            name = dns.name.from_text(script.owner) if script.owner else name
             response.answer.append(dns.rrset.from_text(name, ttl, "IN", kind, *script.records))
         if script.authority:
             owner, seconds, *rest = script.authority.split()
@@ -182,10 +185,10 @@ def _normalise(name: str) -> str:
     return name.rstrip(".").lower()
 
 
-def _make_pair(owner: DnsServer) -> tuple[socketserver.BaseServer, socketserver.BaseServer]:
+def _make_pair(owner: DnsServer, port: int) -> tuple[socketserver.BaseServer, socketserver.BaseServer]:
     """UDP and TCP on one port. A port that is free for the one may be taken for the other: then on the next."""
     for _ in range(50):
-        udp = _make_server(socketserver.ThreadingUDPServer, _UdpHandler, 0, owner)
+        udp = _make_server(socketserver.ThreadingUDPServer, _UdpHandler, port, owner)
         try:
             return udp, _make_server(socketserver.ThreadingTCPServer, _TcpHandler, udp.server_address[1], owner)
         except OSError:

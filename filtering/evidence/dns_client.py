@@ -24,7 +24,7 @@ import dns.rdatatype
 import dns.resolver
 
 DNS_PORT = 53
-SERVER_SECONDS = 1.5  # for one answer of one server, before the next is asked
+SERVER_SECONDS = 1.5  # for one answer of one server, before the next is asked; twice that the second time
 ILL_SECONDS = 30.0  # that a server which gave no answer is asked last
 MAX_UDP_OCTETS = 1232  # DNS flag day 2020: fits every path without fragments
 READ_OCTETS = 4096
@@ -62,18 +62,20 @@ class DnsClient:
     ) -> Reply:
         """The reply of the first server that has one. Raises NoAnswerError, at the latest after so many seconds.
 
-        A server that is silent is asked again while there is time; one that fails is not.
+        A server that is silent is asked again while there is time, with more patience; one that fails is not.
         """
         question = (name.to_wire() or b"") + struct.pack("!HH", kind, 1)
         ends = time.monotonic() + seconds
         servers = [only] if only else sorted(self.servers, key=self._is_ill)
         reason = "timeout" if servers else "no resolver"
+        patience = 0.0
         while servers:
+            patience += SERVER_SECONDS
             for server in list(servers):
                 if (left := ends - time.monotonic()) <= 0:
                     raise NoAnswerError(reason)
                 try:
-                    message = await self._ask_server(server, question, min(SERVER_SECONDS, left))
+                    message = await self._ask_server(server, question, min(patience, left))
                 except TimeoutError:
                     reason = "timeout"
                 except OSError:

@@ -64,7 +64,11 @@ class Answer:
     is_known: bool = True
     is_new: bool = True  # from a server, and not from memory
     is_stale: bool = False  # its TTL has ended, and it could not be asked for again
-    seconds: float = FAILURE_SECONDS  # that it is good for
+    seconds: float = 0.0  # that it is good for
+
+
+def _fail(detail: str) -> Answer:
+    return Answer(detail=detail, is_known=False, seconds=FAILURE_SECONDS)
 
 
 class Resolver:
@@ -126,10 +130,10 @@ class Resolver:
             async with self._slots.take(client, self.deadline):
                 answer = await self._resolve(question, ends)
         except TimeoutError:
-            return Answer(detail="busy", is_known=False)
+            return _fail("busy")
         except Exception as error:  # noqa: BLE001 whatever a stranger's name server sends, the session goes on
             log.error("dns_question_failed error=%s", type(error).__name__)
-            answer = Answer(detail=type(error).__name__, is_known=False)
+            answer = _fail(type(error).__name__)
         if client and question[1] == "PTR":
             self.breaker.record(client, failed=not answer.is_known)
         if not answer.is_known and (stale := self._find_stale(question)):
@@ -158,10 +162,10 @@ class Resolver:
                     return await self._read_absence(found, reply, ends)
                 name = found.canonical_name
         except NoAnswerError as error:
-            return Answer(detail=str(error), is_known=False)
+            return _fail(str(error))
         except (dns.exception.DNSException, ValueError):
-            return Answer(detail="malformed answer", is_known=False)
-        return Answer(detail="too many aliases", is_known=False)
+            return _fail("malformed answer")
+        return _fail("too many aliases")
 
     def _read_records(self, found: dns.rrset.RRset, ttl: int, server: Server) -> Answer:
         if found.rdtype == dns.rdatatype.PTR:
@@ -171,7 +175,7 @@ class Resolver:
 
     async def _read_absence(self, found: ChainingResult, reply: Reply, ends: float) -> Answer:
         if not await self._is_trusted(reply.server, ends):
-            return Answer(detail="unconfirmed absence", is_known=False)
+            return _fail("unconfirmed absence")
         detail = "NXDOMAIN" if reply.message.rcode() == dns.rcode.NXDOMAIN else "no such record"
         return Answer(detail=detail, seconds=min(max(found.minimum_ttl, MIN_TTL_SECONDS), MAX_ABSENT_SECONDS))
 

@@ -1,0 +1,147 @@
+"""A running gateway whose resolver is stopped, ill or lying: nobody is refused for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from django.test import override_settings
+from django_tenants.utils import schema_context
+
+from filtering.evidence import resolver as resolving
+from portal.settings.environment import Address
+from portal.tenants.models import MailDomain
+from quarantine.models import Message, Recipient, State
+from tests.dns_server import DnsServer
+from tests.quarantine.gateways import RunningGateway, run_gateway
+from tests.quarantine.test_gateway_mail import CLEAN
+from tests.running_courier import wait_until
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+WITH_PTR, WITHOUT = "192.0.2.1", "192.0.2.99"
+OK = "250 2.1.5 Recipient ok"
+
+
+@pytest.fixture
+def server() -> Iterator[DnsServer]:
+    with DnsServer() as running:
+        running.add(WITH_PTR, "mail.sender.test")
+        with override_settings(RESOLVERS=(Address(*running.address),)):
+            yield running
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes a minute at work takes a second here."""
+    for name, seconds in (("FAILURE_SECONDS", 0.5), ("WATCH_SECONDS", 0.2), ("DEAD_SECONDS", 0.5)):
+        monkeypatch.setattr(resolving, name, seconds)
+    monkeypatch.setattr("filtering.evidence.breaker.WINDOW_SECONDS", 1.0)
+
+
+def ask(gateway: RunningGateway, ip: str, *recipients: str) -> list[str]:
+    """What the client is told about the recipients."""
+    client = gateway.open(ip)
+    try:
+        client.ask("MAIL FROM:<ann@sender.test>")
+        return client.talk(*(f"RCPT TO:<{recipient}>" for recipient in recipients or ("bob@alpha.test",)))
+    finally:
+        client.close()
+
+
+def is_refused(gateway: RunningGateway, ip: str) -> bool:
+    (reply,) = ask(gateway, ip)
+    return reply.startswith("553 5.3.0 ") and "Could not resolve PTR record" in reply
+
+
+def send(gateway: RunningGateway, ip: str, number: int = 0) -> str:
+    client = gateway.open(ip)
+    try:
+        return client.mail(data=b"X-Number: %d\r\n" % number + CLEAN)
+    finally:
+        client.close()
+
+
+def count_refused() -> int:
+    with schema_context("sp_acme"):
+        return Recipient.objects.filter(state=State.REFUSED).count()
+
+
+# R04 R05 R06 Q17
+@pytest.mark.parametrize("illness", ["SERVFAIL", "REFUSED", "DROP", "GARBAGE", "TRUNCATED", "late", "NXDOMAIN"])
+def test_ill_or_lying_resolver_refuses_nobody_and_recovers(server: DnsServer, illness: str, impatient: None) -> None:
+    server.everything, server.delay = ("", 5.5) if illness == "late" else (illness, 0.0)
+    with run_gateway() as gateway:
+        gateway.gateway.resolver.deadline = 5.0 if illness == "late" else 1.0
+        for ip in (WITH_PTR, "203.0.113.7", WITHOUT):
+            assert send(gateway, ip).startswith("250 2.0.0 ")
+        assert count_refused() == 0
+        with schema_context("sp_acme"):
+            assert {row.ptr_status for row in Message.objects.all()} == {"unknown"}
+
+        server.everything, server.delay = "", 0.0
+
+        wait_until(lambda: is_refused(gateway, WITHOUT), seconds=60)
+        assert send(gateway, WITH_PTR, 2).startswith("250 2.0.0 ")
+        with schema_context("sp_acme"):
+            assert Message.objects.filter(client_ip=WITH_PTR, ptr_status="ok").exists()
+
+
+# R12
+def test_stopped_resolver_is_an_alarm_and_no_refusal(
+    server: DnsServer, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = server.address[1]
+    with run_gateway() as gateway:
+        resolver = gateway.gateway.resolver
+        assert is_refused(gateway, WITHOUT)
+        server.stop()
+        wait_until(lambda: resolver.breaker.is_open)
+        before = count_refused()
+        # also who was refused a moment ago: its absence is in memory, but the rule is off
+        for ip in (WITHOUT, *(f"198.51.{number}.1" for number in range(50))):
+            assert ask(gateway, ip) == [OK]
+        assert count_refused() == before
+        assert "rule_off rule=reverse_dns cause=dead" in caplog.text
+
+        with DnsServer(port) as again:
+            again.add(WITH_PTR, "mail.sender.test")
+            wait_until(lambda: not resolver.breaker.is_open, seconds=60)
+            wait_until(lambda: is_refused(gateway, WITHOUT), seconds=60)
+            assert ask(gateway, WITH_PTR) == [OK]
+        events = [record.message.split()[0] for record in caplog.records if record.message.startswith("rule_")]
+        assert events[:2] == ["rule_off", "rule_on"]
+
+
+# R14
+def test_rule_is_on_for_one_provider_and_off_for_another(server: DnsServer) -> None:
+    MailDomain.objects.filter(name="gamma.test").update(ptr_action="off")
+    with run_gateway() as gateway:
+        refused, taken = ask(gateway, WITHOUT, "bob@alpha.test", "gus@gamma.test")
+        assert refused.startswith("553 5.3.0 ")
+        assert taken == OK
+        for ip in (WITH_PTR, WITHOUT):
+            client = gateway.open(ip)
+            assert client.mail("ann@sender.test", "gus@gamma.test", data=CLEAN).startswith("250 2.0.0 ")
+            client.close()
+    with schema_context("sp_globex"):
+        with_ptr, without = Recipient.objects.filter(state=State.DELIVERING).order_by("pk")
+        assert (without.message.ptr_status, with_ptr.message.ptr_status) == ("none", "ok")
+        assert (without.category, without.score, without.findings) == (
+            with_ptr.category,
+            with_ptr.score,
+            with_ptr.findings,
+        )
+        assert not [finding for finding in without.findings if finding["check"] == "reverse_dns"]
+
+
+# R07 R11
+@pytest.mark.parametrize(
+    ("name", "status"), [("mx.bank.test.", "mismatch"), ("localhost.", "malformed"), ("<script>.test.", "malformed")]
+)
+def test_claimed_names_are_on_record_and_refuse_nobody(server: DnsServer, name: str, status: str) -> None:
+    server.answer_reverse("192.0.2.50", name)
+    with run_gateway() as gateway:
+        assert send(gateway, "192.0.2.50").startswith("250 2.0.0 ")
+    with schema_context("sp_acme"):
+        assert [row.ptr_status for row in Message.objects.all()] == [status]
