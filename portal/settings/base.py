@@ -39,6 +39,13 @@ MAX_MESSAGE_BYTES = read.parse_number(
 MIN_FREE_BYTES = read.parse_number(
     "LAZARET_MIN_FREE_BYTES", get("LAZARET_MIN_FREE_BYTES", "0"), low=0, high=1125899906842624
 )
+MAX_RECIPIENTS = read.parse_number("LAZARET_MAX_RECIPIENTS", get("LAZARET_MAX_RECIPIENTS", "1000"), low=100, high=50000)
+MAX_CONNECTIONS = read.parse_number(
+    "LAZARET_MAX_CONNECTIONS", get("LAZARET_MAX_CONNECTIONS", "2000"), low=10, high=50000
+)
+MAX_CLIENT_CONNECTIONS = read.parse_number(
+    "LAZARET_MAX_CLIENT_CONNECTIONS", get("LAZARET_MAX_CLIENT_CONNECTIONS", "50"), low=1, high=50000
+)
 # Pages and links. `{hostname}` stands for the provider's own.
 PORTAL_URL = read.parse_portal_url(
     "LAZARET_PORTAL_URL", get("LAZARET_PORTAL_URL", "") or f"http://{{hostname}}:{WEB_ADDRESS.port}"

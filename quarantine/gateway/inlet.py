@@ -11,6 +11,7 @@ from quarantine.gateway.memory import Share
 PAUSE_OCTETS = 256 * 1024  # the client is not read while so much waits for us
 LARGE_OCTETS = 1024 * 1024  # from here on the event loop would feel it
 END = b"\r\n.\r\n"
+DOT = b"\r\n."  # that begins a line, and was put there (RFC 5321 4.5.2)
 
 
 class LineTooLongError(ValueError):
@@ -20,7 +21,8 @@ class LineTooLongError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Data:
     """A message as received, dot-stuffing undone; `octets` is None where it was too long (`size` tells) or found no
-    room."""
+    room. Dots that were doubled are not in `size` (RFC 1870 section 5).
+    """
 
     octets: bytes | None
     size: int
@@ -68,7 +70,7 @@ class Chunks:
 
 def unstuff(body: bytearray) -> bytes:
     """The message without the CRLF put before it, and without the dots that were doubled (RFC 5321 4.5.2)."""
-    return bytes(body.replace(b"\r\n.", b"\r\n")[2:])
+    return bytes(body.replace(DOT, b"\r\n")[2:])
 
 
 class Inlet:
@@ -150,15 +152,18 @@ class Inlet:
         cannot grow, it is read and dropped.
         """
         body = bytearray(b"\r\n")  # what ended the DATA command: a dot in the first line ends the message too
-        dropped = 0
+        dropped = dots = 0
         began = self._loop.time()
         while True:
-            searched = max(0, len(body) - len(END) + 1)
+            known = len(body)
             body += self._buffer
             self._buffer.clear()
-            if (end := body.find(END, searched)) >= 0:
+            first_dot = max(0, known - len(DOT) + 1)
+            if (end := body.find(END, max(0, known - len(END) + 1))) >= 0:
+                dots += body.count(DOT, first_dot, end) - (end + len(DOT) <= known)  # the last one ends the message
                 break
-            if dropped or len(body) > limit + len(END) or not share.hold(len(body)):
+            dots += body.count(DOT, first_dot)
+            if dropped or len(body) > limit + dots + len(END) or not share.hold(len(body)):
                 share.empty()
                 excess = max(len(body) - len(END), 0)
                 dropped += excess
@@ -168,11 +173,11 @@ class Inlet:
             await self._wait(min(pace.silence, slowest - self._loop.time()))
         self._buffer += body[end + len(END) :]
         self._resume()
-        size = dropped + end
-        if dropped or size > limit or not share.hold(size):
+        size = dropped + end - dots
+        if dropped or size > limit or not share.hold(end):
             return Data(None, size)
         del body[end + 2 :]
-        octets = unstuff(body) if size < LARGE_OCTETS else await asyncio.to_thread(unstuff, body)
+        octets = unstuff(body) if end < LARGE_OCTETS else await asyncio.to_thread(unstuff, body)
         return Data(octets, size)
 
     async def read_chunk(self, size: int, *, into: Chunks, pace: Pace) -> None:

@@ -9,7 +9,9 @@ from quarantine.gateway.inlet import Pace
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Octets, seconds and counts. What is over a limit is answered 4xx wherever honest mail could reach it."""
+    """Octets, seconds and counts; docs/configuration.md has the same table. What is over a limit is answered 4xx
+    wherever honest mail could reach it.
+    """
 
     message_octets: int = 50 * 1024 * 1024  # SIZE; more is 552
     octets_in_hand: int = 512 * 1024 * 1024  # of messages, in all sessions of one process; more are 452
@@ -24,5 +26,6 @@ class Limits:
     errors: int = 20  # commands answered 5xx (recipients apart); then 421
     failed_recipients: int = 45  # recipients answered 5xx since the last message; then 421
     idle_commands: int = 100  # commands without mail since the last message; then 421
+    small_chunk: int = 512  # octets; a chunk of fewer is a command without mail, unless it is the last
     connections: int = 2000  # of one process; more are 421
     client_connections: int = 50  # of one address, by process; more are 421

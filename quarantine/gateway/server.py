@@ -61,7 +61,7 @@ class Gateway:
         intake = Intake(
             self.pool, self.directory, self.store, classifier, self.examiners, hostname=settings.SMTP_HOSTNAME
         )
-        limits = fit_to_files(limits or Limits(message_octets=settings.MAX_MESSAGE_BYTES))
+        limits = fit_to_files(limits or make_limits())
         self.load = Load(
             self.store,
             self.examiners,
@@ -154,6 +154,16 @@ def fit_to_files(limits: Limits) -> Limits:
     if hard == resource.RLIM_INFINITY:
         return limits
     return replace(limits, connections=max(min(limits.connections, (hard - OWN_FILES) // SESSION_FILES), 1))
+
+
+def make_limits() -> Limits:
+    """With those that an operator may set."""
+    return Limits(
+        message_octets=settings.MAX_MESSAGE_BYTES,
+        recipients=settings.MAX_RECIPIENTS,
+        connections=settings.MAX_CONNECTIONS,
+        client_connections=settings.MAX_CLIENT_CONNECTIONS,
+    )
 
 
 def make_tls_context() -> ssl.SSLContext | None:

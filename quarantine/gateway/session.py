@@ -32,7 +32,6 @@ HTTP_VERBS = {"GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT"}
 KNOWN_BUT_NOT_HERE = {"AUTH", "ETRN", "EXPN", "HELP", "SAML", "SEND", "SOML", "TURN"}
 
 CHUNK = re.compile(rb"([0-9]{1,10})(?:[ \t]+(LAST))?", re.IGNORECASE)
-SMALL_CHUNK = 512  # octets; that one is no progress worth the command
 
 
 @dataclass(slots=True)
@@ -288,7 +287,7 @@ class Session(Connection):
         size, is_last, was_broken = int(found[1]), bool(found[2]), self._broken is not None
         reply = await self._take_chunk(size, is_last=is_last)
         self._errors += reply.code >= 500 and not was_broken
-        self._idle_commands += size < SMALL_CHUNK and not is_last
+        self._idle_commands += size < self._limits.small_chunk and not is_last
         return reply
 
     async def _take_chunk(self, size: int, *, is_last: bool) -> Reply:

@@ -7,12 +7,12 @@ import pytest
 from quarantine.gateway.inlet import Pace
 from quarantine.gateway.limits import Limits
 from tests.quarantine.gateways import run_gateway
+from tests.quarantine.test_gateway_limits import NO_ROOM
 from tests.quarantine.test_gateway_mail import CLEAN, HEADER, list_rows, read_back
 from tests.quarantine.test_gateway_session import (
     HELO_FIRST,
     MAIL,
     MAIL_FIRST,
-    NO_ROOM,
     OK,
     RCPT,
     RECIPIENT_OK,
