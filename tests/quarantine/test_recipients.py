@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -403,6 +404,49 @@ def test_the_same_question_is_asked_once_and_few_at_a_time(asking, server):
     assert sorted(list_asked(server)) == sorted(f"{name}@alpha.test" for name in names)
     assert replies == ([[RECIPIENT_OK]] * 2 + [[UNKNOWN_MAILBOX]] * 8) * 2
     assert server.most_open <= callout.CONNECTIONS
+
+
+def test_conversations_with_all_servers_together_are_bounded(asking, server):
+    going_on: list[int] = [0, 0]  # now, and at most
+
+    def begin(_: str) -> Reply:
+        going_on[0] += 1
+        going_on[1] = max(going_on)
+        return Reply("250 2.1.0 ok", after=0.1)
+
+    def end(line: str) -> str | None:
+        going_on[0] -= 1
+        return answer_rcpt(line)
+
+    asking.services.recipients._callout.room = asyncio.Semaphore(1)
+    asking.services.recipients._callout.seconds = 20.0
+    with Sink() as other, ThreadPoolExecutor(10) as threads:
+        choose("callout", asking, domain="beta.test", server_port=other.port)
+        for sink in (server, other):
+            sink.off("RCPT")
+            sink.on("MAIL", begin)
+            sink.on("RCPT", end)
+        names = [f"guess{number}@{domain}" for number in range(5) for domain in ("alpha.test", "beta.test")]
+        assert list(threads.map(lambda name: ask(asking, name), names)) == [[UNKNOWN_MAILBOX]] * 10
+    assert going_on[1] == 1
+    assert other.connections
+
+
+def test_more_questions_than_a_server_can_take_are_put_off_at_once(asking, server, monkeypatch):
+    monkeypatch.setattr(callout, "WAITING", 2)
+    monkeypatch.setattr(callout, "CONNECTIONS", 1)
+    asking.services.recipients._callout.seconds = 20.0
+    gate = threading.Event()
+    server.on("EHLO", lambda _: gate.wait(20) and None)
+    with ThreadPoolExecutor(10) as threads:
+        first = threads.submit(ask, asking, "new@alpha.test")
+        server.wait_for(lambda: server.commands)
+        others = [threads.submit(ask, asking, f"guess{number}@alpha.test") for number in range(5)]
+        wait_until(lambda: sum(other.done() for other in others) == 3)
+        assert [other.result() for other in others if other.done()] == [[NOT_VERIFIED]] * 3
+        gate.set()
+        assert first.result() == [RECIPIENT_OK]
+        assert sorted(other.result() for other in others) == [[NOT_VERIFIED]] * 3 + [[UNKNOWN_MAILBOX]] * 2
 
 
 def test_a_server_that_takes_everything_is_asked_no_more(asking, server):
