@@ -40,3 +40,8 @@ class Cause(TextChoices):
     RESET = "reset", "the client gave the message up"
     TLS_FAILED = "tls_failed", "encryption could not be agreed on"
     NO_MAIL = "no_mail", "the client sent no mail"
+
+
+def name_cause(cause: str) -> str:
+    """A cause in words; one that is not known any more, as it is."""
+    return str(Cause(cause).label) if cause in Cause.values else cause.replace("_", " ")

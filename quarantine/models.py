@@ -137,6 +137,11 @@ class Recipient(models.Model):
                 name="recipient_released_domain",
                 condition=models.Q(state="released"),
             ),
+            models.Index(
+                fields=["-received_at", "-id"],
+                name="recipient_untaken",
+                condition=models.Q(state__in=["refused", "unfinished"]),
+            ),
             models.Index(fields=["mailbox", "-received_at", "-id"], name="recipient_mailbox"),
             models.Index(fields=["domain_id", "-received_at", "-id"], name="recipient_domain"),
             models.Index(fields=["-received_at", "-id"], name="recipient_all"),

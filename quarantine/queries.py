@@ -130,15 +130,18 @@ def get_page(recipients: QuerySet[Recipient], *, after: str | None, size: int = 
 
 
 def make_place(recipient: Recipient) -> str:
-    """Where a row stands in a list, as it may stand in an address: microseconds since 1970, and the id."""
-    since_1970 = recipient.received_at - datetime(1970, 1, 1, tzinfo=UTC)
-    return (
-        f"{since_1970.days * 86_400_000_000 + since_1970.seconds * 1_000_000 + since_1970.microseconds}-{recipient.pk}"
-    )
+    """Where a row stands in a list."""
+    return write_place(recipient.received_at, recipient.pk)
+
+
+def write_place(at: datetime, pk: int) -> str:
+    """A place as it may stand in an address: microseconds since 1970, and the id."""
+    since_1970 = at - datetime(1970, 1, 1, tzinfo=UTC)
+    return f"{since_1970.days * 86_400_000_000 + since_1970.seconds * 1_000_000 + since_1970.microseconds}-{pk}"
 
 
 def read_place(text: str | None) -> tuple[datetime, int] | None:
-    """The inverse of `make_place`; None for anything else, so that a broken address shows the newest rows."""
+    """The inverse of `write_place`; None for anything else, so that a broken address shows the newest rows."""
     micros, _, pk = (text or "").partition("-")
     if (
         not (micros.isascii() and micros.isdigit() and pk.isascii() and pk.isdigit())

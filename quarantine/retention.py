@@ -5,13 +5,16 @@
 * Mail that the customer's server refused, or did not take in five days, is kept for as many days after that.
 * Released mail keeps its content as long as held mail of the same age, so that it can be looked at again.
 * Delivered, refused, deleted and expired mail keeps no content (unless another recipient's row needs it).
-* The rows themselves (who, when, what, why, and every reply) are kept: nothing here deletes one.
+* The trace of mail that was taken (who, when, what, why, and every reply) is kept: nothing here deletes it.
+* The trace of a recipient whose mail was refused, or not finished, is kept for 90 days; so is what reached no provider.
+* The counts of an hour are kept for 400 days, to be compared with those a year before.
+* Receipts, by which a message sent again is known, are kept for an hour: six times as long as they are good for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection, transaction
@@ -21,10 +24,15 @@ from django.utils import timezone
 from portal.tenants.database import get_schema
 from portal.tenants.models import MailDomain
 from quarantine.content import DROP_CONTENT, LOCK_CONTENT, NEEDING
-from quarantine.models import Recipient, State
+from quarantine.models import Message, Recipient, State
+from quarantine.platform.models import HourlyCount, Receipt, Unrouted
 
 BATCH = 1000  # rows a transaction: short locks, whatever has piled up
 DEFAULT_DAYS = 30  # for mail of a domain that is no longer there
+UNTAKEN_DAYS = 90
+COUNT_DAYS = 400
+RECEIPT_HOURS = 1
+UNTAKEN = (State.REFUSED, State.UNFINISHED)
 TABLES = {"content": "quarantine_content", "recipient": "quarantine_recipient"}
 
 EXPIRE = """
@@ -138,3 +146,45 @@ def _drop_outlived_batch(query: str, values: dict[str, Any]) -> tuple[int, int]:
 def get_days() -> dict[int, int]:
     """For how many days each domain of the schema we are in keeps its mail."""
     return dict(MailDomain.objects.filter(provider__schema_name=get_schema()).values_list("pk", "retention_days"))
+
+
+def forget_untaken() -> int:
+    """Forget who was refused or left unfinished 90 days ago, in the schema we are in; returns how many recipients.
+
+    A transaction that was taken for nobody goes whole. Index recipient_untaken.
+    """
+    before = timezone.now() - timedelta(days=UNTAKEN_DAYS)
+    return _repeat(lambda: _forget_untaken_batch(before))
+
+
+def _forget_untaken_batch(before: datetime) -> int:
+    with transaction.atomic():
+        old = Recipient.objects.filter(state__in=UNTAKEN, received_at__lt=before).order_by("received_at", "pk")
+        rows = dict(old.select_for_update(skip_locked=True).values_list("pk", "message_id")[:BATCH])
+        Recipient.objects.filter(pk__in=rows).delete()
+        Message.objects.filter(pk__in=set(rows.values()), recipients=None, content=None).delete()
+    return len(rows)
+
+
+def forget_platforms() -> dict[str, int]:
+    """Forget what the public schema need not know any more; returns how many rows of each kind. Each has its index."""
+    now = timezone.now()
+    return {
+        "unrouted": _forget(Unrouted, at__lt=now - timedelta(days=UNTAKEN_DAYS)),
+        "counts": _forget(HourlyCount, hour__lt=now - timedelta(days=COUNT_DAYS)),
+        "receipts": _forget(Receipt, at__lt=now - timedelta(hours=RECEIPT_HOURS)),
+    }
+
+
+def _forget(model: type[Unrouted | HourlyCount | Receipt], **old: datetime) -> int:
+    rows = model._default_manager.filter(**old)
+    # Asked again by the statement that deletes: a receipt may have been renewed in between.
+    return _repeat(lambda: rows.filter(pk__in=list(rows.values_list("pk", flat=True)[:BATCH])).delete()[0])
+
+
+def _repeat(forget_batch: Callable[[], int]) -> int:
+    total, found = 0, BATCH
+    while found == BATCH:
+        found = forget_batch()
+        total += found
+    return total

@@ -23,6 +23,14 @@ def expire_held() -> None:
 
 @tenant_task(name="quarantine.tasks.expire_provider")
 def expire_provider() -> None:
-    """Expire this provider's held mail by its rules (quarantine.retention); running twice does nothing twice."""
-    expired, dropped = retention.expire_held(), retention.drop_outlived()
-    log.info("retention_applied provider=%s expired=%d dropped=%d", get_schema(), expired, dropped)
+    """Apply the rules of quarantine.retention to this provider's rows; running twice does nothing twice."""
+    expired, dropped, forgotten = retention.expire_held(), retention.drop_outlived(), retention.forget_untaken()
+    details = (get_schema(), expired, dropped, forgotten)
+    log.info("retention_applied provider=%s expired=%d dropped=%d forgotten=%d", *details)
+
+
+@shared_task(name="quarantine.tasks.forget_platforms")
+def forget_platforms() -> None:
+    """Every hour: what belongs to no provider, or to all."""
+    forgotten = retention.forget_platforms()
+    log.info("platform_forgotten %s", " ".join(f"{name}={number}" for name, number in forgotten.items()))

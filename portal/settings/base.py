@@ -220,6 +220,11 @@ CELERY: dict[str, Any] = {
         "heartbeat": {"task": "quarantine.platform.tasks.heartbeat", "schedule": 5.0, "options": {"expires": 15}},
         "due-digests": {"task": "reports.tasks.dispatch_due_digests", "schedule": 60.0, "options": {"expires": 55}},
         "expire-held": {"task": "quarantine.tasks.expire_held", "schedule": 3600.0},
+        "forget-platforms": {
+            "task": "quarantine.tasks.forget_platforms",
+            "schedule": 3600.0,
+            "options": {"expires": 3000},
+        },
         "expire-links": {"task": "reports.tasks.expire_links", "schedule": 3600.0, "options": {"expires": 3000}},
     },
     "timezone": "UTC",

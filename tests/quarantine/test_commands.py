@@ -1,6 +1,8 @@
 """The commands, as a script and as a person calls them."""
 
 import json
+from datetime import timedelta
+from functools import partial
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -9,8 +11,8 @@ from django_tenants.utils import schema_context
 
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox, MailboxAlias
-from quarantine.models import Content, Event, Recipient, State
-from quarantine.platform.models import DeliveryJob, Unrouted
+from quarantine.models import Content, Event, Message, Recipient, State
+from quarantine.platform.models import DeliveryJob, HourlyCount, Unrouted
 from tests.kept_mail import keep
 from tests.running_courier import running_courier
 from tests.smtp_sink import Sink
@@ -65,9 +67,161 @@ def test_trace_finds_what_belonged_to_no_provider(capsys, db):
     assert "550 5.7.1 no" in call(capsys, "trace", trace)
 
 
-def test_trace_says_what_there_is_not(db):
-    with pytest.raises(CommandError, match="There is no trace 'nothing'"):
-        call_command("trace", "nothing")
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "code"),
+    [
+        (["01JAAAAAAAAAAAAAAAAA"], r"no trace: trace id 01JAAAAAAAAAAAAAAAAA\. Either we never saw", 1),
+        (["ann@far.test"], r"no trace: ann@far.test in the line From, since .*Ask the sender", 1),
+        (
+            ["--sender", "ann@far.test", "--outcome", "held"],
+            "no trace: from ann@far.test, outcome “In quarantine”",
+            1,
+        ),
+        (["--unrouted"], "no trace: anything", 1),
+        (["nothing"], "no trace id, Message-ID, address", 2),
+        ([], "Say what to look for", 2),
+        (["--client", "300.0.0.1"], "no IP address", 2),
+        (["--sender", "ann"], "no address such as", 2),
+        (["x@y.test", "--since", "yesterday"], "'yesterday' is no time", 2),
+        (["x@y.test", "--since", "2026-02-30"], "'2026-02-30' is no time", 2),
+        (["x@y.test", "--provider", "nobody"], "There is no provider 'nobody'", 2),
+        (["x@y.test", "--limit", "0"], "--limit must be from 1", 2),
+        (["x@y.test", "--cause", "spite"], "invalid choice: 'spite'", 1),  # 2 in a shell: argparse's own
+    ],
+)
+def test_trace_says_in_a_sentence_what_there_is_not_and_what_it_cannot_read(db, arguments, sentence, code):
+    with pytest.raises(CommandError, match=sentence) as caught:
+        call_command("trace", *arguments)
+    assert caught.value.returncode == code
+
+
+@pytest.fixture
+def history(db):
+    """Three mails at two providers, and one for nobody, of one afternoon. Returns their trace ids."""
+    at = timezone.now() - timedelta(hours=3)
+    with schema_context("sp_acme"):
+        one = keep("bob@alpha.test", "carol@alpha.test", sender="Ann@far.test", received_at=at)
+        refused = keep(
+            "x@beta.test", sender="ben@far.test", received_at=at + timedelta(hours=1), state=State.REFUSED,
+            cause="no_mailbox", reply="550 5.1.1 No such mailbox here",
+        )  # fmt: skip
+        Message.objects.filter(pk=refused.pk).update(client_ip="2001:db8::7", message_id="<9@far.test>")
+    with schema_context("sp_globex"):
+        other = keep("gus@gamma.test", sender="ann@far.test", received_at=at + timedelta(hours=2))
+        Message.objects.filter(pk=other.pk).update(header_from="Ann <ann@office.test>")
+    Unrouted.objects.create(
+        trace_id="01JAAAAAAAAAAAAAAAAA", at=at, client_ip="192.0.2.25", ptr_status="none", ptr_milliseconds=41,
+        sender="ann@far.test", recipient="zoe@no.test", cause="relay_denied", reply="550 5.7.1 no", times=3,
+        replies=[["MAIL FROM:<ann@far.test>", "250 2.1.0 ok"]], tls="TLSv1.3",
+    )  # fmt: skip
+    return {"one": one.trace_id, "refused": refused.trace_id, "other": other.trace_id, "none": "01JAAAAAAAAAAAAAAAAA"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["ann@FAR.test"], ["other", "one", "one", "none"]),
+        (["ann@far.test", "--provider", "globex"], ["other"]),
+        (["ann@far.test", "--unrouted"], ["none"]),
+        (["--unrouted"], ["none"]),
+        (["--unrouted", "--since", "2h"], []),
+        (["--sender", "ann@far.test", "--until", "2h"], ["one", "one", "none"]),
+        (["--recipient", "bob@alpha.test"], ["one"]),
+        (["--recipient", "@gamma.test"], ["other"]),
+        (["--recipient", "zoe@no.test"], ["none"]),
+        (["--message-id", "9@far.test"], ["refused"]),
+        (["<9@far.test>"], ["refused"]),
+        (["ann@office.test"], ["other"]),
+        (["@far.test"], ["other", "refused", "one", "one", "none"]),
+        (["--client", "2001:db8::/64"], ["refused"]),
+        (["192.0.2.25"], ["other", "one", "one", "none"]),
+        (["--cause", "no_mailbox"], ["refused"]),
+        (["--outcome", "refused"], ["refused", "none"]),
+        (["--outcome", "held", "--sender", "@far.test"], ["other", "one", "one"]),
+    ],
+)
+def test_trace_finds_mail_at_any_provider_by_what_is_known_of_it(capsys, history, arguments, found):
+    """A line for each recipient, newest first; those of one transaction came at one moment."""
+    if not found:
+        with pytest.raises(CommandError):
+            call_command("trace", *arguments)
+        return
+    told = call_json(capsys, "trace", *arguments)
+    assert [line["trace_id"] for line in told["found"]] == [history[name] for name in found]
+    assert told["more"] is False
+    assert told["trace_id"] == (history[found[0]] if len(set(found)) == 1 else "")
+
+
+def test_trace_of_several_is_a_line_for_each(capsys, history):
+    lines = call(capsys, "trace", "ann@far.test").splitlines()
+    assert len(lines) == 5
+    assert history["other"] in lines[0]
+    assert "globex" in lines[0]
+    assert "<ann@far.test> to <gus@gamma.test>" in lines[0]
+    assert "refused relay_denied" in lines[3]
+    assert lines[3].endswith("<ann@far.test> to <zoe@no.test>  3 times")
+    assert lines[4] == "4 found: from or to ann@far.test, or with that as Message-ID. Times are UTC."
+    lines = call(capsys, "trace", "ann@far.test", "--limit", "2").splitlines()
+    assert lines[2].startswith(
+        "2 found, and more: from or to ann@far.test, or with that as Message-ID. Narrow the search, or raise --limit."
+    )
+
+
+def test_trace_of_one_is_its_whole_history(capsys, history):
+    with schema_context("sp_acme"):
+        message = Message.objects.get(trace_id=history["refused"])
+        message.replies = [["MAIL FROM:<ben@far.test>", "250 2.1.0 ok"], ["RCPT TO:<x@beta.test>", "550 5.1.1 no"]]
+        message.ptr_status, message.ptr_name, message.ptr_milliseconds = "ok", "mx.far.test", 12
+        message.tls = "TLSv1.3"
+        message.save()
+        Event.objects.create(
+            message=message, recipient=message.recipients.get(), kind="refused", text="no such mailbox"
+        )
+    told = call(capsys, "trace", "x@beta.test")
+    for text in (
+        f"trace {history['refused']}",
+        "client     2001:db8::7, helo mail.far.test, TLS TLSv1.3",
+        "PTR        ok mx.far.test (12 ms)",
+        "Message-ID <9@far.test>",
+        "x@beta.test: refused",
+        "no_mailbox: there is no such mailbox",
+        "said       RCPT TO:<x@beta.test>: 550 5.1.1 no",
+        "refused         x@beta.test  no such mailbox",
+    ):
+        assert text in told
+    told = call(capsys, "trace", history["none"])
+    assert "PTR        none  (41 ms)" in told
+    assert "relay_denied: the domain is not ours" in told
+    assert "said       MAIL FROM:<ann@far.test>: 250 2.1.0 ok" in told
+
+
+def test_trace_looks_only_so_far_back_where_it_has_to_look_through_everything(capsys, history):
+    with schema_context("sp_acme"):
+        old = keep("bob@alpha.test", received_at=timezone.now() - timedelta(days=8), state=State.REFUSED)
+    told = call_json(capsys, "trace", "--outcome", "refused")
+    assert old.trace_id not in {line["trace_id"] for line in told["found"]}
+    assert "since" in told["searched"]
+    told = call_json(capsys, "trace", "--outcome", "refused", "--since", "9d")
+    assert old.trace_id in {line["trace_id"] for line in told["found"]}
+
+
+def test_activity_adds_up_the_instances_and_shows_what_reached_nobody(capsys, db):
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    for instance in ("a", "b"):
+        count = partial(HourlyCount.objects.create, hour=hour, instance=instance)
+        count(schema="sp_acme", domain_id=1, kind="refused", cause="reverse_dns", count=2)
+        count(schema="sp_acme", domain_id=2, kind="refused", cause="reverse_dns", count=3)
+        count(kind="refused", cause="relay_denied", count=5)
+        count(kind="dns", cause="servfail", count=7)
+    count(hour=hour - timedelta(days=3), kind="refused", cause="relay_denied", count=1)
+    told = call_json(capsys, "activity")
+    assert [(one["provider"], one["kind"], one["cause"], one["count"]) for one in told] == [
+        ("", "dns", "servfail", 14), ("", "refused", "relay_denied", 10), ("acme", "refused", "reverse_dns", 10),
+    ]  # fmt: skip
+    assert len(call_json(capsys, "activity", "--since", "7d")) == 4
+    assert len(call_json(capsys, "activity", "--provider", "acme")) == 1
+    lines = call(capsys, "activity").splitlines()
+    assert lines[2].split() == [f"{hour:%Y-%m-%d}", f"{hour:%H}:00", "acme", "refused", "reverse_dns", "10"]
 
 
 def test_quarantine_lists_a_mailbox_by_any_of_its_addresses(capsys, db):

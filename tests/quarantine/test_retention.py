@@ -10,7 +10,8 @@ from django_tenants.utils import schema_context
 
 from portal.tenants.models import MailDomain
 from quarantine import retention, tasks
-from quarantine.models import Content, Event, Recipient, State
+from quarantine.models import Content, Event, Message, Recipient, State
+from quarantine.platform.models import HourlyCount, Receipt, Unrouted
 from tests.kept_mail import add_recipient, keep
 
 BOTH = "bob@alpha.test", "bea@beta.test"
@@ -116,3 +117,77 @@ def test_the_task_works_in_its_own_provider(committed):
     tasks.expire_provider.apply(args=["sp_acme"], throw=True)
     with schema_context("sp_acme"):
         assert get_states() == {"bob@alpha.test": "expired"}
+
+
+def test_what_nobody_took_is_forgotten_after_ninety_days(acme):
+    """Whole, where it was taken for nobody; nothing of a mail that was taken, held or kept for somebody else."""
+    for state in retention.UNTAKEN:
+        keep("bob@alpha.test", state=state, received_at=days_ago(91), subject="forgotten")
+        keep("bob@alpha.test", state=state, received_at=days_ago(89), subject="young")
+        mixed = keep("bob@alpha.test", state=state, received_at=days_ago(91), subject="taken for Bea")
+        held = add_recipient(mixed, "bea@beta.test")
+        for row in (*mixed.recipients.all(), None):
+            Event.objects.create(message=mixed, recipient=row, kind="any")
+    Content.objects.filter(message__subject__in=["forgotten", "young"]).delete()
+    assert retention.forget_untaken() == 4
+    assert sorted(Message.objects.values_list("subject", flat=True)) == ["taken for Bea"] * 2 + ["young"] * 2
+    assert set(mixed.recipients.all()) == {held}
+    assert set(mixed.events.values_list("recipient", flat=True)) == {held.pk, None}
+    assert Content.objects.filter(message=mixed).exists()
+    assert retention.forget_untaken() == 0
+
+
+@pytest.mark.parametrize("state", sorted(set(State.values) - set(retention.UNTAKEN)))
+def test_what_somebody_took_is_never_forgotten(acme, state):
+    row = keep("bob@alpha.test", state=state, received_at=days_ago(1000), changed_at=days_ago(1000)).recipients.get()
+    assert retention.forget_untaken() == 0
+    assert Recipient.objects.get() == row
+    assert Content.objects.exists()
+
+
+def test_a_pile_of_refusals_goes_in_batches(acme, monkeypatch):
+    monkeypatch.setattr(retention, "BATCH", 3)
+    for _ in range(7):
+        keep("bob@alpha.test", "bea@beta.test", state=State.REFUSED, received_at=days_ago(91))
+    Content.objects.all().delete()
+    assert retention.forget_untaken() == 14
+    assert not Message.objects.exists()
+
+
+def test_forgetting_reads_its_index(acme):
+    for _ in range(30):
+        keep("bob@alpha.test", state=State.REFUSED)
+        keep(*BOTH)
+    with connection.cursor() as cursor, CaptureQueriesContext(connection) as captured:
+        cursor.execute("ANALYZE quarantine_recipient")
+        cursor.execute("SET LOCAL enable_seqscan = off")  # a hundred rows: a real table is longer
+        retention.forget_untaken()
+        [find] = [query["sql"] for query in captured if "FOR UPDATE" in query["sql"]]
+        cursor.execute(f"EXPLAIN {find}")
+        assert "recipient_untaken" in "\n".join(line for (line,) in cursor.fetchall())
+
+
+def test_the_platform_forgets_refusals_counts_and_receipts_in_their_time(db, monkeypatch):
+    monkeypatch.setattr(retention, "BATCH", 2)
+    for days in (89, 91, 91, 91):
+        Unrouted.objects.create(trace_id="x", at=days_ago(days), reply="550 no")
+    for days in (399, 401, 402, 403):
+        HourlyCount.objects.create(hour=days_ago(days), kind="refused", instance="a", count=1)
+    for number, hours in enumerate((0.9, 1.1, 2, 3)):
+        Receipt.objects.create(fingerprint=bytes([number]), trace_id="x", at=days_ago(hours / 24))
+    assert retention.forget_platforms() == {"unrouted": 3, "counts": 3, "receipts": 3}
+    assert Unrouted.objects.get().at > days_ago(90)
+    assert HourlyCount.objects.get().hour > days_ago(400)
+    assert bytes(Receipt.objects.get().fingerprint) == b"\0"
+
+
+def test_the_tasks_forget_too(db):
+    with schema_context("sp_acme"):
+        keep("bob@alpha.test", state=State.REFUSED, received_at=days_ago(91))
+        Content.objects.all().delete()
+    Unrouted.objects.create(trace_id="x", at=days_ago(91), reply="550 no")
+    tasks.expire_provider("sp_acme")
+    tasks.forget_platforms()
+    assert not Unrouted.objects.exists()
+    with schema_context("sp_acme"):
+        assert not Message.objects.exists()

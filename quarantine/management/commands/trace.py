@@ -1,46 +1,104 @@
-"""manage.py trace: the whole history of a message or connection, at whichever provider it is."""
+"""manage.py trace: what became of a mail or a connection, at whichever provider, from whatever is known of it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django_tenants.utils import schema_context
 
-from quarantine.management.telling import describe_unrouted, list_message_lines, make_message, make_unrouted, show
-from quarantine.queries import find_trace, list_providers_of_trace, list_unrouted
-from quarantine.trace_id import read_trace_id
+from quarantine.causes import Cause
+from quarantine.management.finding import BAD_CALL, NOT_FOUND, read_time
+from quarantine.management.searching import Lines, find_lines, tell_trace
+from quarantine.management.telling import describe_line, list_message_lines, list_unrouted_lines, show, show_time
+from quarantine.tracing import NotUnderstoodError, Outcome, Wanted, describe, read_client, read_party, recognise
+
+MAX_ROWS = 1000
+HINT = (
+    "Either we never saw such a mail, or it is longer ago than traces are kept. Ask the sender for the error message "
+    "that came back: it names the server that refused, and has a trace id where that was this one."
+)
 
 
 class Command(BaseCommand):
-    help = "Print every recipient, finding, event and reply of a trace id."
+    help = "Find what became of mail: the whole history when there is one, else a line for each, newest first."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("trace_id", help="the 20 characters that were told with 250")
+        parser.add_argument(
+            "text", nargs="?", default="", help="a trace id, <Message-ID>, address, @domain, IP address or network"
+        )
+        for name, metavar, text in (
+            ("sender", "ADDRESS", "of the envelope; or @domain"),
+            ("recipient", "ADDRESS", "or @domain"),
+            ("message-id", "ID", "with or without < and >"),
+            ("client", "IP", "of the sending server, or a network"),
+            ("since", "TIME", "2026-11-24, 2026-11-24T09:30 (UTC), or 90m, 24h, 7d ago"),
+            ("until", "TIME", "and before this"),
+            ("provider", "SLUG", "only at this one"),
+        ):
+            parser.add_argument(f"--{name}", default="", metavar=metavar, help=text)
+        for name, values in (("outcome", Outcome.values), ("cause", Cause.values)):
+            parser.add_argument(f"--{name}", default="", choices=values, metavar=name.upper(), help=", ".join(values))
+        parser.add_argument("--unrouted", action="store_true", help="only what reached no provider")
+        parser.add_argument("--limit", type=int, default=50, metavar="N", help=f"1 to {MAX_ROWS}, default 50")
         parser.add_argument("--json", action="store_true", help="print one JSON document")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        told = collect(options["trace_id"])
-        if not told["messages"] and not told["unrouted"]:
-            raise CommandError(f"There is no trace {options['trace_id']!r}.")
+        if not 1 <= options["limit"] <= MAX_ROWS:
+            raise CommandError(f"--limit must be from 1 to {MAX_ROWS}.", returncode=BAD_CALL)
+        wanted = read_wanted(options)
+        if wanted.is_anything and not options["unrouted"]:
+            raise CommandError("Say what to look for: see manage.py trace --help.", returncode=BAD_CALL)
+        which = {"slug": options["provider"], "only_unrouted": options["unrouted"]}
+        lines = find_lines(wanted, limit=options["limit"], **which)
+        if not lines.items:
+            raise CommandError(f"There is no trace: {say(lines.wanted)}. {HINT}", returncode=NOT_FOUND)
+        traces = {line["trace_id"] for line in lines.items}
+        told = tell_trace(traces.pop() if len(traces) == 1 and not lines.more else "", **which)
         if options["json"]:
+            told |= {"searched": say(lines.wanted), "found": lines.items, "more": lines.more}
             self.stdout.write(json.dumps(told))
             return
-        for message in told["messages"]:
-            for line in list_message_lines(message):
-                self.stdout.write(show(line))
-        for refusal in told["unrouted"]:
-            self.stdout.write(show(describe_unrouted(refusal)))
+        for text in list_history(told) if told["trace_id"] else list_overview(lines):
+            self.stdout.write(show(text))
 
 
-def collect(trace_id: str) -> dict[str, Any]:
-    """All providers' messages of that trace, and the recipients that belonged to no provider."""
-    messages = []
-    for provider in list_providers_of_trace(trace_id):
-        with schema_context(provider.schema_name):
-            if message := find_trace(trace_id):
-                messages.append(make_message(provider, message))
-    unrouted = [make_unrouted(refusal) for refusal in list_unrouted(trace_id)]
-    return {"trace_id": read_trace_id(trace_id), "messages": messages, "unrouted": unrouted}
+def read_wanted(options: dict[str, Any]) -> Wanted:
+    """What the arguments ask for. Raises CommandError."""
+    try:
+        wanted = recognise(options["text"]) if options["text"] else Wanted()
+        given: dict[str, Any] = {
+            "sender": options["sender"] and read_party(options["sender"]),
+            "recipient": options["recipient"] and read_party(options["recipient"]),
+            "message_id": options["message_id"] and f"<{options['message_id'].strip().strip('<>')}>",
+            "client": options["client"] and read_client(options["client"]),
+            "since": read_time(options["since"]),
+            "until": read_time(options["until"]),
+            "outcome": options["outcome"],
+            "cause": options["cause"],
+        }
+    except NotUnderstoodError as error:
+        raise CommandError(str(error), returncode=BAD_CALL) from error
+    return wanted.also(**{name: value for name, value in given.items() if value})
+
+
+def say(wanted: Wanted) -> str:
+    return describe(wanted, show_time) or "anything"
+
+
+def list_history(told: dict[str, Any]) -> Iterator[str]:
+    """All about one trace id."""
+    yield f"trace {told['trace_id']}"
+    for message in told["messages"]:
+        yield from list_message_lines(message)
+    for refusal in told["unrouted"]:
+        yield from list_unrouted_lines(refusal)
+
+
+def list_overview(lines: Lines) -> Iterator[str]:
+    """A line for each of many, newest first."""
+    yield from map(describe_line, lines.items)
+    found, hint = ("found, and more", " Narrow the search, or raise --limit.") if lines.more else ("found", "")
+    yield f"{len(lines.items)} {found}: {say(lines.wanted)}.{hint} Times are UTC."

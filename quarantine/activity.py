@@ -1,0 +1,66 @@
+"""How much was taken, refused, put off and left unfinished, by cause, hour by hour: sums over HourlyCount.
+
+Index: that of hourly_count_once, which begins with the hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db.models import Q, QuerySet, Sum
+
+from quarantine.causes import name_cause
+from quarantine.platform.models import HourlyCount
+
+TAKEN = ("accepted", "held")
+KINDS = {
+    "accepted": "Taken",
+    "refused": "Refused",
+    "deferred": "Told to try again",
+    "unfinished": "Not finished by the sender",
+    "dns": "DNS look-ups that failed",
+}
+DNS_ANSWERED = ("ok", "none", "mismatch", "malformed", "skipped")  # the answer was had, whatever it was
+DNS_WORDS = {"servfail": "the name server failed", "refused": "the name server refused", "timeout": "no answer in time"}
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How often in an hour; `schema` is empty for what reached no provider, and for look-ups."""
+
+    hour: datetime
+    schema: str
+    kind: str
+    cause: str
+    number: int
+
+    @property
+    def label(self) -> str:
+        """The cause in words."""
+        return name_failure(self.cause) if self.kind == "dns" else name_cause(self.cause)
+
+
+def name_failure(cause: str) -> str:
+    return DNS_WORDS.get(cause, cause.replace("_", " "))
+
+
+def of_provider(schema: str) -> Q:
+    return Q(schema=schema) & ~Q(kind="dns")
+
+
+def of_domains(schema: str, domains: Iterable[int]) -> Q:
+    return of_provider(schema) & Q(domain_id__in=list(domains))
+
+
+def failed_look_ups() -> Q:
+    """Of the whole platform: a look-up belongs to no provider."""
+    return Q(kind="dns") & ~Q(cause__in=DNS_ANSWERED)
+
+
+def count_by_hour(which: Q, *, since: datetime, until: datetime) -> list[Count]:
+    """The sums of all instances in the hours that begin in [since, until), newest hour first. One query."""
+    rows: QuerySet[HourlyCount] = HourlyCount.objects.filter(which, hour__gte=since, hour__lt=until)
+    sums = rows.values("hour", "schema", "kind", "cause").annotate(number=Sum("count"))
+    return [Count(**row) for row in sums.order_by("-hour", "schema", "kind", "-number", "cause")]

@@ -1,0 +1,91 @@
+"""The operator's search: over all providers, and over what reached none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+from django_tenants.utils import schema_context
+
+from portal.tenants.models import MailDomain, ServiceProvider
+from quarantine.management.finding import get_provider
+from quarantine.management.telling import (
+    Line,
+    make_line,
+    make_message,
+    make_unrouted,
+    make_unrouted_line,
+)
+from quarantine.models import Recipient
+from quarantine.queries import find_trace, list_providers_of_trace, list_unrouted
+from quarantine.tracing import Wanted, find_everywhere, find_page, list_unrouted_ways, list_ways
+
+WALK_DAYS = 7  # how far back is looked for what no index answers, where nobody says since when
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What was found, newest first, whether there is more, and what was looked for in the end."""
+
+    wanted: Wanted
+    items: list[Line]
+    more: bool
+
+
+def find_lines(wanted: Wanted, *, limit: int, slug: str, only_unrouted: bool) -> Lines:
+    """What fits, at the provider of that name (empty: all, and none). An address that is nobody's in the envelope is
+    looked for in the line From.
+    """
+    wanted = _bound(wanted)
+    lines = _find(wanted, limit, slug, only_unrouted=only_unrouted)
+    if not lines.items and "@" in wanted.party[1:] and not only_unrouted:
+        in_header = _bound(wanted.in_header())
+        lines = _find(in_header, limit, slug, only_unrouted=False)
+    return lines
+
+
+def _bound(wanted: Wanted) -> Wanted:
+    """With a beginning, where rows have to be looked through."""
+    ways = [*list_ways(wanted, Recipient.objects.all(), MailDomain.objects.all()), *list_unrouted_ways(wanted)]
+    if wanted.since or not any(way.narrow for way in ways):
+        return wanted
+    return replace(wanted, since=(wanted.until or timezone.now()) - timedelta(days=WALK_DAYS))
+
+
+def _find(wanted: Wanted, limit: int, slug: str, *, only_unrouted: bool) -> Lines:
+    lines = [] if only_unrouted else _list_routed(wanted, limit + 1, slug)
+    if not slug:
+        lines += map(make_unrouted_line, find_page(list_unrouted_ways(wanted), size=limit + 1).items)
+    lines.sort(key=lambda line: str(line["at"]), reverse=True)
+    return Lines(wanted, lines[:limit], len(lines) > limit)
+
+
+def _list_routed(wanted: Wanted, limit: int, slug: str) -> list[Line]:
+    slugs = {provider.schema_name: provider.slug for provider in _list_providers(slug)}
+    by_schema: dict[str, list[int]] = {}
+    for _, schema, pk in find_everywhere(wanted, list(slugs), limit=limit):
+        by_schema.setdefault(schema, []).append(pk)
+    lines = []
+    for schema, pks in by_schema.items():
+        with schema_context(schema):
+            rows = Recipient.objects.select_related("message").filter(pk__in=pks)
+            lines += [make_line(slugs[schema], row) for row in rows]
+    return lines
+
+
+def _list_providers(slug: str) -> list[ServiceProvider]:
+    return [get_provider(slug)] if slug else list(ServiceProvider.objects.exclude(schema_name="public"))
+
+
+def tell_trace(trace_id: str, *, slug: str, only_unrouted: bool) -> dict[str, Any]:
+    """All providers' messages of that trace (empty: of none), and what of it belonged to no provider."""
+    providers = [] if only_unrouted or not trace_id else list_providers_of_trace(trace_id)
+    messages = []
+    for provider in providers:
+        with schema_context(provider.schema_name):
+            if slug in {"", provider.slug} and (message := find_trace(trace_id)):
+                messages.append(make_message(provider, message))
+    unrouted = list_unrouted(trace_id) if trace_id and not slug else []
+    return {"trace_id": trace_id, "messages": messages, "unrouted": list(map(make_unrouted, unrouted))}

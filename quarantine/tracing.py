@@ -1,0 +1,395 @@
+"""Finding what happened, from whatever somebody knows of a mail. Each way names the index it reads.
+
+Most ways are exact: an index finds their rows in the order in which they are shown. Where there is no index for what
+is asked (a line From, the domain of a sender, an outcome), the newest rows in sight are looked through, so many a page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from email.utils import parseaddr
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
+
+from django.core.exceptions import EmptyResultSet
+from django.db import connection
+from django.db.models import Q, QuerySet, TextChoices
+from django.db.models.functions import Lower
+from django.db.models.lookups import Exact
+from psycopg import sql
+
+from portal.tenants.models import MailDomain
+from quarantine.causes import name_cause
+from quarantine.models import Recipient, State
+from quarantine.platform.models import Unrouted
+from quarantine.queries import SCHEMAS_A_QUERY, read_place, write_place
+from quarantine.trace_id import ALPHABET, LENGTH, read_trace_id
+
+MAX_TEXT = 998  # of a line (RFC 5322 2.1.1): no Message-ID is longer
+WALK = 20_000  # rows that one page looks through where no index answers
+FIELD = re.compile(r"^(?:message-id|from|to|sender|return-path)\s*:\s*", re.IGNORECASE)
+TABLE = re.compile(r'"(quarantine_\w+)"')
+Network = IPv4Network | IPv6Network
+
+
+class Outcome(TextChoices):
+    """What became of a mail, in the words in which people look for it."""
+
+    ACCEPTED = "accepted", "Taken"
+    DELIVERED = "delivered", "Delivered"
+    ON_ITS_WAY = "on_its_way", "On its way"
+    HELD = "held", "In quarantine"
+    SERVER_REFUSED = "server_refused", "Refused by the mail server behind us"
+    GONE = "gone", "Deleted or expired"
+    REFUSED = "refused", "Refused"
+    DEFERRED = "deferred", "Told to try again later"
+    UNFINISHED = "unfinished", "Not finished by the sender"
+
+
+# Of what was not taken, only the last reply says whether we or the client ended it.
+OUTCOMES: dict[str, Q] = {
+    Outcome.ACCEPTED: ~Q(state__in=[State.REFUSED, State.UNFINISHED]),
+    Outcome.DELIVERED: Q(state__in=[State.DELIVERED, State.RELEASED]),
+    Outcome.ON_ITS_WAY: Q(state__in=[State.DELIVERING, State.DEFERRED, State.RELEASING]),
+    Outcome.HELD: Q(state=State.QUARANTINED),
+    Outcome.SERVER_REFUSED: Q(state=State.HELD),
+    Outcome.GONE: Q(state__in=[State.DELETED, State.EXPIRED]),
+    Outcome.REFUSED: Q(state=State.REFUSED),
+    Outcome.DEFERRED: Q(state=State.UNFINISHED, reply__startswith="4"),
+    Outcome.UNFINISHED: Q(state=State.UNFINISHED) & ~Q(reply__startswith="4"),
+}
+
+
+class NotUnderstoodError(ValueError):
+    """What was typed is nothing that can be looked for; the text says so in a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is known of a mail; empty: anything. Addresses are in lower case, one with @ first is a whole domain."""
+
+    trace_id: str = ""
+    message_id: str = ""
+    party: str = ""  # the sender or the recipient
+    sender: str = ""
+    recipient: str = ""
+    header_from: str = ""
+    client: Network | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    outcome: str = ""
+    cause: str = ""
+
+    @property
+    def is_anything(self) -> bool:
+        return self == Wanted()
+
+    def also(self, **given: Any) -> Wanted:
+        """What was recognised in the box, and what was said besides."""
+        return replace(self, **given)
+
+    def in_header(self) -> Wanted:
+        """The same, with the address looked for in the line From: not every sender puts it in the envelope."""
+        return replace(self, party="", message_id="", header_from=self.party)
+
+
+def recognise(text: str) -> Wanted:
+    """What somebody typed or pasted into one box. Raises NotUnderstoodError."""
+    text = FIELD.sub("", text.replace("\0", "").strip())[:MAX_TEXT]
+    if trace_id := _find_trace_id(text):
+        return Wanted(trace_id=trace_id)
+    if client := _find_network(text):
+        return Wanted(client=client)
+    if text.startswith("<") and text.endswith(">") and "@" not in text[1:-1]:
+        return Wanted(message_id=text)
+    if "@" not in text:
+        raise NotUnderstoodError("That is no trace id, Message-ID, address, @domain, IP address or network.")
+    if text.startswith("@"):
+        return Wanted(party=read_party(text))
+    message_id = "" if " " in text else f"<{text.strip('<>')}>"
+    return Wanted(message_id=message_id, party=read_party(text))
+
+
+def _find_trace_id(text: str) -> str:
+    """One of its own, or in a whole line of an error message: of this century, lest a long word be taken for one."""
+    if is_trace_id(text):
+        return read_trace_id(text)
+    words = (word.strip(".,;:()[]<>\"'") for word in text.split() if "@" not in word)
+    return next((read_trace_id(word) for word in words if is_trace_id(word) and read_trace_id(word)[0] == "0"), "")
+
+
+def is_trace_id(text: str) -> bool:
+    found = read_trace_id(text)
+    return len(found) == LENGTH and set(found) <= set(ALPHABET)
+
+
+def _find_network(text: str) -> Network | None:
+    try:
+        return read_client(text)
+    except NotUnderstoodError:
+        return None
+
+
+def read_client(text: str) -> Network:
+    """An address or a network. Raises NotUnderstoodError."""
+    bare = text.strip().strip("[]").lower().removeprefix("ipv6:")
+    try:
+        network = ip_network(bare, strict=False)
+    except ValueError:
+        raise NotUnderstoodError(f"“{text.strip()}” is no IP address and no network such as 192.0.2.0/24.") from None
+    if isinstance(network, IPv6Network) and (mapped := network.network_address.ipv4_mapped) and network.prefixlen > 95:
+        return ip_network(f"{mapped}/{network.prefixlen - 96}", strict=False)
+    return network
+
+
+def read_party(text: str) -> str:
+    """An address in lower case, as it may be written in mail, or @domain. Raises NotUnderstoodError."""
+    typed = text.replace("\0", "").strip()
+    address = parseaddr(typed)[1] if "<" in typed or " " in typed else typed
+    local, at, domain = address.strip("<>").rpartition("@")
+    if not at or not domain or any(letter.isspace() for letter in domain):
+        raise NotUnderstoodError(
+            f"“{typed}” is no address such as name@example.com, and no domain such as @example.com."
+        )
+    return f"{local}@{domain.rstrip('.')}".lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Rows in the order in which an index has them: newest first by `clock`, then by id.
+
+    `narrow` is what no index answers: for it, rows are looked through, WALK of them a page.
+    """
+
+    rows: QuerySet[Any]
+    clock: str = "received_at"
+    narrow: Q = field(default_factory=Q)
+
+    def within(self, wanted: Wanted) -> Way:
+        limits = {f"{self.clock}__gte": wanted.since, f"{self.clock}__lt": wanted.until}
+        return replace(self, rows=self.rows.filter(**{name: at for name, at in limits.items() if at}))
+
+    def list_rows(self) -> QuerySet[Any]:
+        return self.rows.filter(self.narrow).order_by(f"-{self.clock}", "-pk")
+
+    def get_key(self, row: Any) -> tuple[datetime, int]:
+        at = row
+        for name in self.clock.split("__"):
+            at = getattr(at, name)
+        return at, row.pk
+
+
+SENT_AT = "message__received_at"
+
+
+def list_ways(wanted: Wanted, rows: QuerySet[Recipient], domains: QuerySet[MailDomain]) -> list[Way]:
+    """How to find what is wanted among the recipient rows `rows`; `domains` are those that they may be of.
+
+    Each is exact, or there is one that walks.
+    """
+    narrow = _make_narrow(wanted)
+    if wanted.party.startswith("@"):
+        if ids := _list_ids(wanted.party, domains):
+            rows = rows.filter(domain_id__in=ids)  # index recipient_domain
+        else:
+            narrow &= Q(message__sender__iendswith=wanted.party)
+    if wanted.recipient.startswith("@"):
+        rows = rows.filter(domain_id__in=_list_ids(wanted.recipient, domains))
+    rows = rows.filter(*_list_conditions(wanted))
+    exact = _list_exact(wanted, rows)
+    ways = [replace(way, rows=way.rows.filter(narrow)) for way in exact] or [Way(rows, narrow=narrow)]
+    return [way.within(wanted) for way in ways]
+
+
+def _make_narrow(wanted: Wanted) -> Q:
+    narrow = OUTCOMES[wanted.outcome] if wanted.outcome else Q()
+    if wanted.cause:
+        narrow &= Q(cause=wanted.cause)
+    if wanted.header_from:
+        narrow &= Q(message__header_from__icontains=wanted.header_from)
+    if wanted.sender.startswith("@"):
+        narrow &= Q(message__sender__iendswith=wanted.sender)
+    return narrow
+
+
+def _list_conditions(wanted: Wanted) -> list[Any]:
+    conditions: list[Any] = []
+    if _is_address(wanted.recipient):
+        conditions.append(_is_for(wanted.recipient))
+    if _is_address(wanted.sender):
+        conditions.append(_is_from(wanted.sender))
+    if wanted.client:
+        conditions.append(_is_within(wanted.client, "message__client_ip"))
+    return conditions
+
+
+def _list_exact(wanted: Wanted, rows: QuerySet[Recipient]) -> list[Way]:
+    if wanted.trace_id:
+        return [Way(rows.filter(message__trace_id=wanted.trace_id))]  # the unique index of trace_id
+    ways = [Way(rows.filter(message__message_id=wanted.message_id))] if wanted.message_id else []
+    if _is_address(wanted.party):
+        others = rows.exclude(message__message_id=wanted.message_id) if wanted.message_id else rows
+        ways.append(Way(others.filter(_is_for(wanted.party))))
+        ways.append(Way(others.filter(_is_from(wanted.party)).exclude(_is_for(wanted.party)), SENT_AT))
+    if ways:
+        return ways
+    if _is_address(wanted.recipient):
+        return [Way(rows)]
+    return [Way(rows, SENT_AT)] if _is_address(wanted.sender) or wanted.client else []
+
+
+def _is_address(text: str) -> bool:
+    return bool(text) and not text.startswith("@")
+
+
+def _is_for(address: str) -> Exact:
+    return Exact(Lower("address"), address)  # index recipient_address
+
+
+def _is_from(address: str) -> Exact:
+    return Exact(Lower("message__sender"), address)  # index message_sender
+
+
+def _is_within(network: Network, column: str) -> Q:
+    """Indexes message_client, unrouted_client: addresses of a network are neighbours."""
+    return Q(**{f"{column}__gte": str(network[0]), f"{column}__lte": str(network[-1])})
+
+
+def _list_ids(name: str, domains: QuerySet[MailDomain]) -> list[int]:
+    return list(domains.filter(name=name.removeprefix("@")).values_list("pk", flat=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Rows, newest first. `next` is the place after them (None: there are no more); `reached` is how far back was
+    looked, where a walk ended before everything was seen.
+    """
+
+    items: list[Any]
+    next: str | None = None
+    reached: datetime | None = None
+
+
+def find_page(ways: Sequence[Way], *, after: str | None = None, size: int = 50) -> Found:
+    """The next `size` rows of all ways together after the place `after`: a query a way, and one more for a walk."""
+    places = (after or "").split("_")[: len(ways)]
+    places += [""] * (len(ways) - len(places))
+    if len(ways) == 1 and ways[0].narrow:
+        return _walk(ways[0], places[0], size)
+    read = [
+        (number, row) for number, way in enumerate(ways) for row in _start(way, places[number]).list_rows()[: size + 1]
+    ]
+    read.sort(key=lambda entry: ways[entry[0]].get_key(entry[1]), reverse=True)
+    for number, row in read[:size]:
+        places[number] = write_place(*ways[number].get_key(row))
+    return Found([row for _, row in read[:size]], "_".join(places) if len(read) > size else None)
+
+
+def _start(way: Way, place: str) -> Way:
+    """The way from that place on; from the newest row where it is none."""
+    if not (key := read_place(place)):
+        return way
+    at, pk = key
+    before = Q(**{f"{way.clock}__lt": at}) | Q(pk__lt=pk)
+    return replace(way, rows=way.rows.filter(before, **{f"{way.clock}__lte": at}))
+
+
+def _walk(way: Way, place: str, size: int) -> Found:
+    """Look through WALK rows, whatever is found: a page costs the same with ten million rows."""
+    way = _start(way, place)
+    edge = replace(way, narrow=Q()).list_rows().values_list(way.clock, "pk")[WALK - 1 : WALK].first()
+    if edge:
+        at, pk = edge
+        within = Q(**{f"{way.clock}__gt": at}) | Q(pk__gte=pk)
+        way = replace(way, rows=way.rows.filter(within, **{f"{way.clock}__gte": at}))
+    items = list(way.list_rows()[: size + 1])
+    if len(items) > size:
+        return Found(items[:size], write_place(*way.get_key(items[size - 1])))
+    return Found(items, write_place(*edge), edge[0]) if edge else Found(items)
+
+
+Hit = tuple[datetime, str, int]  # when, schema, the recipient row's id
+
+
+def find_everywhere(wanted: Wanted, schemas: Sequence[str], *, limit: int) -> list[Hit]:
+    """The newest `limit` recipient rows of those schemas: a query for 200 of them, for each way."""
+    hits: set[Hit] = set()
+    for way in list_ways(wanted, Recipient.objects.all(), MailDomain.objects.all()):
+        for start in range(0, len(schemas), SCHEMAS_A_QUERY):
+            hits.update(_find_in_schemas(way, schemas[start : start + SCHEMAS_A_QUERY], limit))
+    return sorted(hits, reverse=True)[:limit]
+
+
+def _find_in_schemas(way: Way, schemas: Sequence[str], limit: int) -> list[Hit]:
+    rows = way.list_rows().select_related(None).values_list(way.clock, "pk")[:limit]
+    try:
+        statement, values = rows.query.sql_with_params()
+    except EmptyResultSet:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            sql.SQL(" UNION ALL ").join(_qualify(statement, schema) for schema in schemas), list(values) * len(schemas)
+        )
+        return [(at, schema, pk) for schema, at, pk in cursor.fetchall()]
+
+
+def _qualify(statement: str, schema: str) -> sql.Composed:
+    """Django's statement with the schema before each table, and beside each row. The names are our own."""
+    qualified = TABLE.sub(rf'"{schema}"."\1"', statement)
+    return sql.SQL("SELECT {schema}, found.* FROM ({rows}) found").format(
+        schema=sql.Literal(schema), rows=sql.SQL(qualified)
+    )
+
+
+def list_unrouted_ways(wanted: Wanted) -> list[Way]:
+    """How to find what is wanted among what reached no provider."""
+    rows, narrow = Unrouted.objects.filter(**_list_unrouted_facts(wanted)), Q()
+    for column in ("sender", "recipient"):
+        value = getattr(wanted, column)
+        if _is_address(value):
+            rows = rows.filter(Exact(Lower(column), value))  # indexes unrouted_sender, unrouted_recipient
+        elif value:
+            narrow &= Q(**{f"{column}__iendswith": value})
+    if wanted.client:
+        rows = rows.filter(_is_within(wanted.client, "client_ip"))
+    if wanted.message_id and not wanted.party or wanted.header_from:
+        rows = rows.none()  # what reached nobody was not read
+    if _is_address(wanted.party):
+        to_them, from_them = (Exact(Lower(column), wanted.party) for column in ("recipient", "sender"))
+        ways = [Way(rows.filter(to_them), "at"), Way(rows.filter(from_them).exclude(to_them), "at")]
+    else:
+        if wanted.party:
+            narrow &= Q(sender__iendswith=wanted.party) | Q(recipient__iendswith=wanted.party)
+        ways = [Way(rows, "at", narrow)]
+    return [way.within(wanted) for way in ways]
+
+
+def _list_unrouted_facts(wanted: Wanted) -> dict[str, str]:
+    facts = {"trace_id": wanted.trace_id, "outcome": wanted.outcome, "cause": wanted.cause}
+    return {name: value for name, value in facts.items() if value}
+
+
+def describe(wanted: Wanted, show_time: Callable[[datetime], str]) -> str:
+    """What was looked for, for people: "to bob@alpha.test, since ..."."""
+    told = [
+        (wanted.trace_id, f"trace id {wanted.trace_id}"),
+        (wanted.message_id and not wanted.party, f"Message-ID {wanted.message_id}"),
+        (wanted.party, f"from or to {wanted.party}"),
+        (wanted.party and wanted.message_id, "or with that as Message-ID"),
+        (wanted.sender, f"from {wanted.sender}"),
+        (wanted.header_from, f"{wanted.header_from} in the line From"),
+        (wanted.recipient, f"to {wanted.recipient}"),
+        (wanted.client, f"by the server {_show_network(wanted.client)}" if wanted.client else ""),
+        (wanted.outcome, f"outcome “{Outcome(wanted.outcome).label}”" if wanted.outcome else ""),
+        (wanted.cause, f"because {name_cause(wanted.cause)}"),
+        (wanted.since, f"since {show_time(wanted.since)}" if wanted.since else ""),
+        (wanted.until, f"before {show_time(wanted.until)}" if wanted.until else ""),
+    ]
+    return ", ".join(text for value, text in told if value)
+
+
+def _show_network(network: Network) -> str:
+    return str(network[0]) if network.num_addresses == 1 else str(network)
