@@ -73,11 +73,15 @@ class Left:
     """A recipient that was neither taken nor refused: we said 4xx, or the client did not finish."""
 
     given: str
-    domain: ServedDomain
+    domain: ServedDomain | None  # None: nobody's, or it could not be asked
     mailbox_id: int | None
     cause: Cause
     reply: str  # the last that was given about it
     is_deferred: bool  # by us
+
+    @property
+    def event(self) -> str:
+        return "deferred" if self.is_deferred else "unfinished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,21 +194,23 @@ class Intake:
         cause: Cause,
     ) -> None:
         """File a message that was refused unread for all its recipients; its content is not kept."""
-        outcomes = [make_refusal(recipient, UNJUDGED, cause, reply, cause.label) for recipient in recipients]
-        schemas = [recipient.addressee.domain.schema for recipient in recipients]
-        transaction = _with_answer(transaction, reply)
-        filings = _make_notes(transaction, zip(schemas, outcomes, strict=True), left)
-        await self._store.keep(*(replace(filing, size=size) for filing in filings))
+        outcomes = [
+            (recipient.addressee.domain.schema, make_refusal(recipient, UNJUDGED, cause, reply, cause.label))
+            for recipient in recipients
+        ]
+        notes = _make_notes(_with_answer(transaction, reply), outcomes, left)
+        await self._store.keep(*(replace(note, size=size) if isinstance(note, Filing) else note for note in notes))
 
-    def note_left(self, transaction: Transaction, left: Iterable[Left], schemas: Iterable[str] = ()) -> None:
-        """Have it written what became of recipients of a transaction that ended without a message, and what was said
-        last to those of `schemas`, whose refusals are on record. Soon, and not before any reply.
+    def note_left(self, transaction: Transaction, left: Iterable[Left], schemas: Iterable[str] = ()) -> bool:
+        """Have it written, soon, what became of recipients of a transaction that ended without a message, and what
+        was said last to those of `schemas`, whose refusals are on record. False where that is nothing.
         """
-        filings = {filing.schema: filing for filing in _make_notes(transaction, (), left)}
-        for schema in schemas:
-            filings.setdefault(schema, _make_note(transaction, schema, []))
-        if filings:
-            self._store.note(*filings.values())
+        notes = _make_notes(transaction, (), left)
+        told = {note.schema for note in notes if isinstance(note, Filing)}
+        notes += [_make_note(transaction, schema, ()) for schema in schemas if schema not in told]
+        if notes:
+            self._store.note(*notes)
+        return bool(notes)
 
     async def receive(
         self,
@@ -409,12 +415,10 @@ def make_refusal(recipient: Recipient, verdict: Verdict, cause: Cause, reply: st
     return Outcome(*place, State.REFUSED, verdict, reply, "refused", f"{reply} [{reason}]", cause)
 
 
-def make_left(left: Left) -> Outcome:
-    event = "deferred" if left.is_deferred else "unfinished"
-    place = left.given, left.domain.id, left.mailbox_id
-    return Outcome(
-        *place, State.UNFINISHED, UNJUDGED, left.reply, event, f"{left.reply} [{left.cause.label}]", left.cause
-    )
+def make_left(left: Left, domain: ServedDomain) -> Outcome:
+    text = f"{left.reply} [{left.cause.label}]"
+    place = left.given, domain.id, left.mailbox_id
+    return Outcome(*place, State.UNFINISHED, UNJUDGED, left.reply, left.event, text, left.cause)
 
 
 def _with_answer(transaction: Transaction, reply: str) -> Transaction:
@@ -428,11 +432,18 @@ def _make_note(transaction: Transaction, schema: str, outcomes: Iterable[Outcome
 
 def _make_notes(
     transaction: Transaction, outcomes: Iterable[tuple[str, Outcome]], left: Iterable[Left]
-) -> list[Filing]:
+) -> list[Filing | Unrouted]:
+    """Records without a message: one a provider, and one for each recipient that is none's."""
     by_schema: dict[str, list[Outcome]] = {}
-    for schema, outcome in [*outcomes, *((one.domain.schema, make_left(one)) for one in left)]:
+    for schema, outcome in outcomes:
         by_schema.setdefault(schema, []).append(outcome)
-    return [_make_note(transaction, schema, found) for schema, found in by_schema.items()]
+    unrouted: list[Filing | Unrouted] = []
+    for one in left:
+        if one.domain:
+            by_schema.setdefault(one.domain.schema, []).append(make_left(one, one.domain))
+        else:
+            unrouted.append(Unrouted(transaction, one.given, one.reply, one.cause, one.event))
+    return unrouted + [_make_note(transaction, schema, found) for schema, found in by_schema.items()]
 
 
 def explain(verdict: Verdict) -> str:

@@ -90,7 +90,7 @@ class Unrouted:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class Count:
     """Something that is only counted."""
 
     at: datetime
@@ -99,7 +99,7 @@ class Tally:
     number: int
 
 
-Record = Filing | Unrouted | Tally
+Record = Filing | Unrouted | Count
 Statement = tuple[sql.Composed | str, dict[str, Any]]
 Hour = tuple[datetime, str, int, str, str]  # hour, schema, domain, kind, cause
 
@@ -220,7 +220,7 @@ def make_statement(record: Filing | Unrouted) -> Statement:
 
 def list_hours(record: Record, *, again: bool) -> Iterator[tuple[Hour, int]]:
     """What a record adds to the counts; `again`: it was known already."""
-    if isinstance(record, Tally):
+    if isinstance(record, Count):
         yield (_get_hour(record.at), "", 0, record.kind, record.cause), record.number
         return
     hour = _get_hour(record.transaction.received_at)

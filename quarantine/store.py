@@ -25,11 +25,11 @@ from quarantine.faults import name_fault
 from quarantine.locks import PUBLIC, LockWatch
 from quarantine.platform.heartbeat import UPSERT
 from quarantine.records import (
+    Count,
     Filing,
     Hour,
     Record,
     Statement,
-    Tally,
     Unrouted,
     list_hours,
     make_count_statement,
@@ -82,7 +82,7 @@ class Store:
         self._wake = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._batch: list[_Item] = []
+        self._batch: list[_Item] = []  # being written
         self._busy_since: float | None = None  # with something that PostgreSQL has not answered yet
         self._closed_at: float | None = None
         self._opened_at = float("-inf")
@@ -170,7 +170,12 @@ class Store:
 
     def count(self, kind: str, cause: str, number: int) -> None:
         """Add to this hour's count of what leaves no row."""
-        self.note(Tally(datetime.now(UTC), kind, cause, number))
+        self.note(Count(datetime.now(UTC), kind, cause, number))
+
+    @property
+    def notes(self) -> int:
+        """How many notes are not written yet."""
+        return len(self._notes) + sum(item.is_note and not item.done.done() for item in self._batch)
 
     def _wake_within(self, seconds: float) -> None:
         if self._alarm is None:
@@ -344,7 +349,7 @@ class _Item:
     """Records that belong together, and (but for a note) who waits for them."""
 
     rows: tuple[Filing | Unrouted, ...]
-    tallies: tuple[Tally, ...]
+    numbers: tuple[Count, ...]
     statements: tuple[Statement, ...]  # one for each of the rows
     done: asyncio.Future[str | None]
     is_note: bool
@@ -370,10 +375,10 @@ class _Item:
 
 
 def _make_item(records: tuple[Record, ...], *, is_note: bool = False) -> _Item:
-    rows = tuple(record for record in records if not isinstance(record, Tally))
-    tallies = tuple(record for record in records if isinstance(record, Tally))
+    rows = tuple(record for record in records if not isinstance(record, Count))
+    numbers = tuple(record for record in records if isinstance(record, Count))
     done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-    return _Item(rows, tallies, tuple(map(make_statement, rows)), done, is_note)
+    return _Item(rows, numbers, tuple(map(make_statement, rows)), done, is_note)
 
 
 async def _read_first(cursor: AsyncCursor[TupleRow]) -> str | None:
@@ -387,7 +392,7 @@ def _add_up(batch: list[_Item], answers: list[list[str | None]]) -> Counter[Hour
     for item, group in zip(batch, answers, strict=True):
         known: list[tuple[Record, str | None]] = [
             *zip(item.rows, group, strict=True),
-            *((tally, None) for tally in item.tallies),
+            *((number, None) for number in item.numbers),
         ]
         for record, first in known:
             for hour, number in list_hours(record, again=first is not None):

@@ -13,6 +13,7 @@ from django_tenants.utils import schema_context
 import portal.public_urls
 import portal.urls  # noqa: F401 - read now, without the demo's pages, whatever a test sets later
 from tests import cast
+from tests.quarantine import gateways
 from tests.running import Stack
 from tests.smtp_sink import Sink
 from tests.world import World
@@ -39,6 +40,8 @@ def committed(django_db_setup: None, django_db_blocker) -> Iterator[None]:
     """A database whose writes are committed, so that other connections and processes see them; wiped after."""
     with django_db_blocker.unblock():
         yield
+        for gateway in gateways.RUNNING:
+            gateway.settle()
         connection.set_schema_to_public()
         cast.wipe()
         cast.make_people()

@@ -184,6 +184,10 @@ class Directory:
             return None
         return self._recall(address, domain) or await self._look_up(address, domain)
 
+    def recall_domain(self, address: str) -> ServedDomain | None:
+        """The served domain of an address, as far as it is in memory."""
+        return (self._domains or {}).get(address.lower().rpartition("@")[2])
+
     def _find_home(self, domains: dict[str, ServedDomain]) -> str:
         for name in domains:
             if self._hostname == name or self._hostname.endswith(f".{name}"):

@@ -11,12 +11,14 @@ from typing import cast
 from aiosmtpd.smtp import SMTP
 
 from portal.tenants.directory import DirectoryUnavailable
+from quarantine.causes import Cause
 from quarantine.faults import name_fault
 from quarantine.gateway import replies
 from quarantine.gateway.inlet import Inlet, LineTooLongError
 from quarantine.gateway.proxy import BadHeaderError, read_header
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
+from quarantine.gateway.story import CAUSES
 from quarantine.intake import IntakeUnavailableError
 from quarantine.store import StoreUnavailableError
 
@@ -45,6 +47,7 @@ class Connection(SMTP):
         self._tls = ""
         self._stopping = False
         self._listening = False  # waiting for a command
+        self._ending: tuple[Cause, Reply | None] = (Cause.DISCONNECTED, None)
         self._errors = self._failed_recipients = self._idle_commands = 0
 
     # What a session is
@@ -58,8 +61,12 @@ class Connection(SMTP):
         """The client is connected and admitted."""
         raise NotImplementedError
 
-    def end(self) -> None:
-        """The connection is over."""
+    def end(self, cause: Cause, reply: Reply | None) -> None:
+        """The connection is over, by the client or (with a reply) by us. Called once, whatever happened."""
+        raise NotImplementedError
+
+    def answered(self, name: str, reply: Reply) -> None:
+        """A command was answered."""
         raise NotImplementedError
 
     async def obey(self, name: str, argument: bytes) -> Reply:
@@ -99,8 +106,13 @@ class Connection(SMTP):
         """End soon: at once when nothing is under way, else after the message that is."""
         self._stopping = True
         if self._listening and not self.is_under_way:
-            self._send(replies.STOPPING)
-            self.abort()
+            self.cut()
+
+    def cut(self) -> None:
+        """End now."""
+        self._ending = Cause.STOPPING, replies.STOPPING
+        self._send(replies.STOPPING)
+        self.abort()
 
     def abort(self) -> None:
         if self._handler_coroutine:
@@ -111,17 +123,21 @@ class Connection(SMTP):
     async def _handle_client(self) -> None:
         refusal = self._services.admit(self, self._peer)
         try:
-            await self._converse(refusal or await self._meet())
+            self._ending = await self._converse(refusal or await self._meet())
         except TimeoutError:
+            self._ending = Cause.TIMEOUT, replies.TOO_SLOW
             self._send(replies.TOO_SLOW)
-        except (EOFError, ConnectionError, ssl.SSLError):
+        except ssl.SSLError:
+            self._ending = Cause.TLS_FAILED, None
+        except (EOFError, ConnectionError):
             pass
         except Exception as error:  # noqa: BLE001 - the edge of the session
             log.error("session_failed client=%s error=%s", self._peer, name_fault(error))
+            self._ending = Cause.FAULT, replies.NOT_READY
             self._send(replies.NOT_READY)
         finally:
             self._services.forget(self, self._peer)
-            self.end()
+            self.end(*self._ending)
             if self._wire:
                 self._flush()
                 self._wire.close()
@@ -143,20 +159,24 @@ class Connection(SMTP):
         peer, self._peer = self._peer, stated
         return self._services.move(peer, stated)
 
-    async def _converse(self, refusal: Reply | None) -> None:
+    async def _converse(self, refusal: Reply | None) -> tuple[Cause, Reply | None]:
+        """Why the connection ends, and the last reply where it is ours to end it."""
         if refusal:
             self._send(refusal)
-            return
+            return CAUSES[refusal], refusal
         self.begin()
         self._send(replies.greet(self.hostname))
         while self.is_under_way or not self._stopping:
             await self._drain()
             reply = await self._take_command()
+            if reply is replies.BYE:
+                return Cause.DISCONNECTED, None
             if reply.is_last:
-                return
+                return CAUSES[reply], reply
             if reply is replies.READY_FOR_TLS:
                 await self._start_tls()
         self._send(replies.STOPPING)
+        return Cause.STOPPING, replies.STOPPING
 
     async def _take_command(self) -> Reply:
         """Read and obey one command; return the last reply that was sent."""
@@ -170,6 +190,7 @@ class Connection(SMTP):
         except LineTooLongError:
             reply = replies.LINE_TOO_LONG
         self._send(reply)
+        self.answered(name, reply)
         if end := self._count(name, reply):
             self._send(end)
             return end

@@ -85,6 +85,10 @@ class RecipientFinder:
         self._asked: dict[Key, asyncio.Task[Answer]] = {}
         self.counts: Counter[str] = Counter()
 
+    def recall_domain(self, address: str) -> ServedDomain | None:
+        """The served domain of an address, as far as it is in memory."""
+        return self._directory.recall_domain(address)
+
     async def find(self, address: str) -> Found:
         """Whom the address means; None where the domain is not ours. Raises DirectoryUnavailable.
 

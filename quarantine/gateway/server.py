@@ -29,6 +29,7 @@ from quarantine.gateway.load import SIZES_FREE, Load, find_data
 from quarantine.gateway.recipients import RecipientFinder
 from quarantine.gateway.services import Services
 from quarantine.gateway.session import Session
+from quarantine.gateway.story import Ledger
 from quarantine.intake import Intake
 from quarantine.locks import LOCK_SECONDS
 from quarantine.platform.heartbeat import keep_beating
@@ -74,6 +75,7 @@ class Gateway:
             recipients=RecipientFinder(self.directory, self.callout),
             intake=intake,
             load=self.load,
+            ledger=Ledger(self.store.note),
             look_up_ptr=functools.partial(look_up_ptr, resolver=self.resolver),
             limits=limits,
             tls=make_tls_context(),
@@ -127,15 +129,17 @@ class Gateway:
             session.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.services.sessions:  # noqa: ASYNC110 - a bounded wait at the very end
+                while self.services.sessions or self.services.pending:  # noqa: ASYNC110 - a bounded wait at the very end
                     await asyncio.sleep(0.02)
         log.info("gateway_stopped unfinished=%d", len(self.services.sessions))
         for session in list(self.services.sessions):
-            session.abort()
+            session.cut()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.callout.close()
+        await asyncio.sleep(0)  # for the sessions that were cut
+        self.services.ledger.close()
         await self.store.close()
         await self.directory.close()
         await self.pool.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import ssl
 from collections import Counter
@@ -16,13 +17,14 @@ from quarantine.gateway.load import Load
 from quarantine.gateway.memory import Memory
 from quarantine.gateway.recipients import RecipientFinder
 from quarantine.gateway.replies import Reply
+from quarantine.gateway.story import Ledger
 from quarantine.intake import Intake
 
 
 class Stoppable(Protocol):
     def stop(self) -> None: ...
 
-    def abort(self) -> None: ...
+    def cut(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -33,6 +35,7 @@ class Services:
     recipients: RecipientFinder
     intake: Intake
     load: Load
+    ledger: Ledger
     look_up_ptr: Callable[[str], Awaitable[PtrEvidence]]
     limits: Limits = field(default_factory=Limits)
     tls: ssl.SSLContext | None = None
@@ -41,6 +44,7 @@ class Services:
     is_ready: bool = False
     is_stopping: bool = False
     sessions: set[Stoppable] = field(default_factory=set)
+    pending: set[asyncio.Future[Reply]] = field(default_factory=set)  # messages whose end is decided on
     memory: Memory = field(init=False)
     _clients: Counter[str] = field(default_factory=Counter)
 

@@ -6,44 +6,37 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from filtering.evidence import PtrEvidence
+from filtering.evidence import PtrEvidence, PtrStatus
 from portal.tenants.directory import Addressee, UnknownMailbox
 from quarantine.causes import Cause
+from quarantine.faults import name_fault
 from quarantine.gateway import replies
 from quarantine.gateway.addresses import AddressError, NeedsUtf8Error, Path, SyntaxProblem, read_address, read_path
-from quarantine.gateway.connection import Connection, normalise_ip
+from quarantine.gateway.connection import UNAVAILABLE, Connection, normalise_ip
 from quarantine.gateway.inlet import Chunks, Data
 from quarantine.gateway.memory import Share
 from quarantine.gateway.recipients import Undecided
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
+from quarantine.gateway.story import CAUSES, MAX_SAID, Mail
 from quarantine.gateway.xclient import read_xclient
-from quarantine.intake import Recipient, Result, await_ptr
-from quarantine.records import Transaction
-from quarantine.trace_id import make_trace_id
+from quarantine.intake import END_OF_DATA, Left, Recipient, Result, await_ptr
+from quarantine.records import NOBODY, Transaction
 
 log = logging.getLogger(__name__)
 
 HTTP_VERBS = {"GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT"}
 KNOWN_BUT_NOT_HERE = {"AUTH", "ETRN", "EXPN", "HELP", "SAML", "SEND", "SOML", "TURN"}
-
 CHUNK = re.compile(rb"([0-9]{1,10})(?:[ \t]+(LAST))?", re.IGNORECASE)
-
-
-@dataclass(slots=True)
-class Mail:
-    """An open mail transaction. `sender` is empty for the null path."""
-
-    sender: str
-    utf8: bool
-    trace_id: str = field(default_factory=make_trace_id)
-    recipients: dict[str, Recipient] = field(default_factory=dict)  # by lower-case address: said twice, kept once
-    refused: int = 0
-    deferred: int = 0  # recipients that we could not decide about
+UNKNOWN_PTR = PtrEvidence(PtrStatus.UNKNOWN, detail="not known yet")
+MAX_SHOWN = 320  # octets of an argument that could not be read
+MAX_VERB = 20
+# Ends by us that say nothing about mail, once mail has come over the connection.
+HARMLESS = {replies.BYE, replies.TOO_SLOW, replies.STOPPING}
 
 
 class Session(Connection):
@@ -60,6 +53,8 @@ class Session(Connection):
         self._messages = 0
         self._chunks: Chunks | None = None  # of a message that is being sent by BDAT
         self._broken: Reply | None = None  # what was said to a chunk without which the others are worth nothing
+        self._transactions = 0
+        self._said: list[tuple[str, str]] = []  # of a connection that has not brought mail yet
 
     @property
     def is_under_way(self) -> bool:
@@ -70,24 +65,57 @@ class Session(Connection):
 
     def _begin(self, ip: str) -> None:
         """The evidence of the client is asked for now, and awaited at RCPT."""
-        self.end()
+        self._drop_ptr()
         self._ip = ip
         self._ptr = asyncio.ensure_future(self._services.look_up_ptr(ip))
         self.forget_client()
 
-    def end(self) -> None:
-        self._forget_mail()
+    def _drop_ptr(self) -> None:
         if self._ptr:
             self._ptr.cancel()
+
+    def end(self, cause: Cause, reply: Reply | None) -> None:
+        """What is open is put on record, and so is a connection that brought no mail."""
+        if self._mail:
+            self._leave(cause, reply)
+        elif not self._transactions and reply is None and cause is Cause.DISCONNECTED:
+            self._note(Cause.NO_MAIL, None)
+        elif not self._transactions or (reply and reply not in HARMLESS):
+            self._note(cause, reply)
+        self._drop_ptr()
+
+    def forget_client(self) -> None:
+        self._leave(Cause.RESET)
+        self._helo, self._extended = "", False
 
     def _forget_mail(self) -> None:
         if self._chunks:
             self._chunks.close()
         self._mail = self._chunks = self._broken = None
 
-    def forget_client(self) -> None:
+    def _leave(self, cause: Cause, reply: Reply | None = None) -> None:
+        """The transaction, if there is one, ends without a message: by the client, or by us with a reply."""
+        mail = self._mail
         self._forget_mail()
-        self._helo, self._extended = "", False
+        if mail is None:
+            return
+        if reply:
+            mail.say(cause.label, reply)
+        transaction = self._sketch(mail)
+        if not self._services.intake.note_left(transaction, mail.list_left(cause, reply), mail.filed):
+            text = str(reply or "")
+            self._services.ledger.add(transaction, cause, "deferred" if reply else "unfinished", text)
+
+    def _note(self, cause: Cause, reply: Reply | None, mail: Mail | None = None, recipient: str = "") -> None:
+        """Put on the operator's record what reached no provider."""
+        said = tuple((NOBODY, command, text) for command, text in self._said)
+        transaction = self._sketch(mail) if mail else replace(self._sketch(Mail("", utf8=True)), said=said)
+        outcome = "unfinished" if reply is None else "deferred" if reply.code < 500 else "refused"
+        self._services.ledger.add(transaction, cause, outcome, str(reply or ""), recipient)
+
+    def answered(self, name: str, reply: Reply) -> None:
+        if len(self._said) < MAX_SAID and not self._transactions:
+            self._said.append((name[:MAX_VERB], str(reply)))
 
     async def obey(self, name: str, argument: bytes) -> Reply:
         if command := self.COMMANDS.get(name):
@@ -127,7 +155,7 @@ class Session(Connection):
     async def smtp_RSET(self, argument: bytes) -> Reply:  # noqa: N802
         if argument:
             return replies.NO_ARGUMENT_WANTED
-        self._forget_mail()
+        self._leave(Cause.RESET)
         return replies.OK
 
     async def smtp_QUIT(self, argument: bytes) -> Reply:  # noqa: N802
@@ -160,20 +188,28 @@ class Session(Connection):
             return replies.NESTED_MAIL
         if self._messages >= self._limits.messages:
             return replies.TOO_MANY_MESSAGES
+        self._transactions += 1
+        mail, reply = self._read_mail(argument)
+        mail.say(f"MAIL FROM:<{mail.sender}>", reply)
+        if reply.is_error:
+            self._note(CAUSES[reply], reply, mail)
+        else:
+            self._mail, self._broken = mail, None
+        return reply
+
+    def _read_mail(self, argument: bytes) -> tuple[Mail, Reply]:
+        nobody = Mail(show(argument), utf8=True)
         try:
             path = read_path(argument, b"FROM:")
-            if problem := self._check_mail_parameters(path):
-                return problem
             utf8 = "SMTPUTF8" in path.parameters
-            self._broken = None
-            self._mail = Mail(read_address(path.text, utf8=utf8), utf8)
+            mail = Mail(read_address(path.text, utf8=utf8), utf8)
         except SyntaxProblem:
-            return replies.MAIL_SYNTAX
+            return nobody, replies.MAIL_SYNTAX
         except NeedsUtf8Error:
-            return replies.SMTPUTF8_NEEDED
+            return nobody, replies.SMTPUTF8_NEEDED
         except AddressError:
-            return replies.BAD_SENDER
-        return replies.SENDER_OK
+            return nobody, replies.BAD_SENDER
+        return mail, self._check_mail_parameters(path) or replies.SENDER_OK
 
     def _check_mail_parameters(self, path: Path) -> Reply | None:
         given = path.parameters
@@ -194,76 +230,97 @@ class Session(Connection):
         return shed[0] if shed else None
 
     async def smtp_RCPT(self, argument: bytes) -> Reply:  # noqa: N802
-        if self._mail is None:
+        mail = self._mail
+        if mail is None:
             return replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
         if self._chunks or self._broken:
             return replies.BDAT_UNDER_WAY
+        address, problem = self._read_recipient(argument, mail)
+        if problem:
+            mail.say(f"RCPT {show(argument)}", problem, NOBODY)
+            self._note(Cause.SYNTAX, problem, mail, show(argument))
+            return problem
+        domain = self._services.recipients.recall_domain(address)
+        if len(mail.recipients) >= self._limits.recipients:
+            mail.put_off(address, domain, Cause.TOO_MANY_RECIPIENTS, replies.TOO_MANY_RECIPIENTS)
+            return replies.TOO_MANY_RECIPIENTS
+        try:
+            return await self._admit(mail, address)
+        except Exception as error:
+            mail.put_off(address, domain, name_cause(error), replies.TEMPORARY)
+            raise
+        except asyncio.CancelledError:
+            mail.leave(Left(address, domain, None, Cause.DISCONNECTED, "", is_deferred=False))
+            raise
+
+    def _read_recipient(self, argument: bytes, mail: Mail) -> tuple[str, Reply | None]:
         try:
             path = read_path(argument, b"TO:")
-            address = read_address(path.text, utf8=self._mail.utf8)
+            address = read_address(path.text, utf8=mail.utf8)
         except SyntaxProblem:
-            return replies.RCPT_SYNTAX
+            return "", replies.RCPT_SYNTAX
         except NeedsUtf8Error:
-            return replies.SMTPUTF8_NEEDED
+            return "", replies.SMTPUTF8_NEEDED
         except AddressError:
-            return replies.BAD_RECIPIENT
+            return "", replies.BAD_RECIPIENT
         if path.parameters:
-            return replies.UNKNOWN_PARAMETER
-        if not address:
-            return replies.RCPT_SYNTAX
-        if len(self._mail.recipients) >= self._limits.recipients:
-            return replies.TOO_MANY_RECIPIENTS
-        mail = self._mail
-        mail.deferred += 1  # until it is decided: whatever is raised means 451
-        reply = await self._admit(mail, address)
-        mail.deferred -= 1
-        return reply
+            return address, replies.UNKNOWN_PARAMETER
+        return address, None if address else replies.RCPT_SYNTAX
 
     async def _admit(self, mail: Mail, address: str) -> Reply:
         """Accept or refuse a recipient; a refusal is on record before it is said."""
         found = await self._services.recipients.find(address)
         if isinstance(found, Undecided):
-            mail.deferred += 1  # and stays so: without other recipients, DATA is answered 451
+            mail.put_off(address, found.domain, Cause.UNVERIFIED, replies.UNVERIFIED)
             return replies.UNVERIFIED
         if isinstance(found, Addressee):
             recipient = Recipient(address if "@" in address else found.address, found)
             refusal = await self._refuse_client(mail, recipient)
             if refusal is None:
-                mail.recipients.setdefault(recipient.given.lower(), recipient)
+                mail.take(recipient)
                 return replies.RECIPIENT_OK
         else:
             refusal = await self._refuse_recipient(mail, address, found)
-        mail.refused += 1
         log.info("recipient_refused trace=%s client=%s code=%d", mail.trace_id, self._ip, refusal.code)
         return refusal
 
     async def _refuse_client(self, mail: Mail, recipient: Recipient) -> Reply | None:
-        transaction, intake = await self._describe(mail), self._services.intake
-        refusal = await intake.judge_client(self._ip, transaction.ptr, recipient.addressee)
+        intake, ptr = self._services.intake, await self._await_ptr()
+        refusal = await intake.judge_client(self._ip, ptr, recipient.addressee)
         if refusal is None:
             return None
         reply = replies.refuse(refusal.code, refusal.enhanced, refusal.text)
-        await intake.record_refused_client(transaction, recipient, refusal, str(reply))
+        mail.refuse(recipient.given, recipient.addressee, reply)
+        await intake.record_refused_client(self._sketch(mail), recipient, refusal, str(reply))
         return reply
 
     async def _refuse_recipient(self, mail: Mail, address: str, found: UnknownMailbox | None) -> Reply:
-        transaction, intake = await self._describe(mail), self._services.intake
+        intake = self._services.intake
+        await self._await_ptr()
+        reply = replies.UNKNOWN_MAILBOX if found else replies.RELAY_DENIED
+        mail.refuse(address, found, reply)
         if found is None:
-            await intake.record_relay_denied(transaction, address, str(replies.RELAY_DENIED))
-            return replies.RELAY_DENIED
-        await intake.record_unknown_mailbox(transaction, address, found, str(replies.UNKNOWN_MAILBOX))
-        return replies.UNKNOWN_MAILBOX
+            await intake.record_relay_denied(self._sketch(mail), address, str(reply))
+        else:
+            await intake.record_unknown_mailbox(self._sketch(mail), address, found, str(reply))
+        return reply
 
-    async def _describe(self, mail: Mail) -> Transaction:
+    async def _await_ptr(self) -> PtrEvidence:
         assert self._ptr is not None  # noqa: S101 - begun with the session
+        return await await_ptr(self._ptr)
+
+    def _sketch(self, mail: Mail) -> Transaction:
+        """The transaction as far as it is known now; nothing is waited for."""
+        ptr = self._ptr.result() if self._ptr and self._ptr.done() and not self._ptr.cancelled() else UNKNOWN_PTR
         return Transaction(
             trace_id=mail.trace_id,
             received_at=datetime.now(UTC),
-            client_ip=self._ip,
+            client_ip=self._ip or self._peer,
             sender=mail.sender,
             helo=self._stated_helo or self._helo,
             tls=self._tls,
-            ptr=await await_ptr(self._ptr),
+            ptr=ptr,
+            said=tuple(mail.said),
         )
 
     async def smtp_DATA(self, argument: bytes) -> Reply:  # noqa: N802
@@ -271,12 +328,18 @@ class Session(Connection):
             return replies.NO_ARGUMENT_WANTED
         if self._chunks or self._broken:
             return replies.BDAT_UNDER_WAY
-        if refusal := self._refuse_content():
+        if refusal := self._refuse_content("DATA"):
             return refusal
+        assert self._mail is not None  # noqa: S101 - else its content would have been refused
         self._send(replies.GO_AHEAD)
-        with self._services.memory.share(self._ip) as share:
+        self._mail.say("DATA", replies.GO_AHEAD)
+        share = Share(self._services.memory, self._ip)
+        try:
             data = await self._inlet.read_data(limit=self._limits.message_octets, pace=self._limits.pace, share=share)
-            return await self._take(data)
+        except BaseException:
+            share.empty()
+            raise
+        return await self._take(data, share.empty)
 
     async def smtp_BDAT(self, argument: bytes) -> Reply:  # noqa: N802
         """A chunk that is refused is read all the same, and so are those that came with it (RFC 3030 section 2)."""
@@ -291,7 +354,7 @@ class Session(Connection):
         return reply
 
     async def _take_chunk(self, size: int, *, is_last: bool) -> Reply:
-        refusal = self._broken or self._refuse_content()
+        refusal = self._broken or self._refuse_content("BDAT")
         chunks = self._start_chunks(0) if refusal else self._chunks or self._start_chunks(self._limits.message_octets)
         self._chunks = None if refusal else chunks
         await self._inlet.read_chunk(size, into=chunks, pace=self._limits.pace)
@@ -299,60 +362,73 @@ class Session(Connection):
             self._broken = None if is_last else refusal
             return refusal
         if is_last:
-            return await self._take(chunks.get_data())
+            return await self._take(chunks.get_data(), chunks.close)
         if chunks.is_dropped:
-            return await self._break_off(chunks)
+            # No room for this chunk: the message ends here. To what else comes of it the answer is the same, as a
+            # client that pipelines may go by the last.
+            reply = await self._take(chunks.get_data(), chunks.close)
+            self._broken = reply
+            return reply
         return replies.CHUNK_OK
 
     def _start_chunks(self, limit: int) -> Chunks:
         return Chunks(limit=limit, share=Share(self._services.memory, self._ip), began=self._loop.time())
 
-    async def _break_off(self, chunks: Chunks) -> Reply:
-        """No room for this chunk: the message ends here. To what else comes of it the answer is the same, as a client
-        that pipelines may go by the last.
-        """
-        reply = replies.TEMPORARY
-        try:
-            reply = await self._take(chunks.get_data())
-        finally:
-            self._broken = reply
+    def _refuse_content(self, command: str) -> Reply | None:
+        mail = self._mail
+        if mail is None:
+            return replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
+        if mail.recipients:
+            return None
+        reply = replies.NO_VALID_RECIPIENTS if mail.refused else replies.SEND_RCPT_FIRST
+        reply = replies.TEMPORARY if mail.left else reply
+        mail.say(command, reply)
         return reply
 
-    def _refuse_content(self) -> Reply | None:
-        if self._mail is None:
-            return replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
-        if self._mail.recipients:
-            return None
-        if self._mail.deferred:
-            return replies.TEMPORARY
-        return replies.NO_VALID_RECIPIENTS if self._mail.refused else replies.SEND_RCPT_FIRST
-
-    async def _take(self, data: Data) -> Reply:
-        assert self._mail is not None  # noqa: S101 - else its content would have been refused
-        try:
-            return await self._receive(self._mail, data)
-        finally:
-            self._messages += 1
-            self._forget_mail()
+    async def _take(self, data: Data, give_back: Callable[[], None]) -> Reply:
+        """See a message that has come whole to its end, whatever becomes of the client meanwhile: its 250 may be lost,
+        and then it sends again. The memory is given back when nobody needs it.
+        """
+        mail = self._mail
+        assert mail is not None  # noqa: S101 - else its content would have been refused
+        self._messages += 1
+        self._mail = self._chunks = None  # from now on it is not the connection's
+        work = asyncio.ensure_future(self._receive(mail, data))
+        self._services.pending.add(work)
+        work.add_done_callback(self._services.pending.discard)
+        work.add_done_callback(lambda _: give_back())
+        return await asyncio.shield(work)
 
     async def _receive(self, mail: Mail, data: Data) -> Reply:
-        intake, transaction = self._services.intake, await self._describe(mail)
-        recipients = list(mail.recipients.values())
-        if data.octets is None and data.size <= self._limits.message_octets:
-            reply = replies.NO_ROOM
-        elif data.octets is None:
-            reply = replies.TOO_BIG
-            await intake.record_refused_message(
-                transaction, recipients, (), size=data.size, reply=str(reply), cause=Cause.TOO_BIG
-            )
-        else:
-            answers = make_answers(mail.trace_id)
-            texts = {result: str(answer) for result, answer in answers.items()}
-            received = await intake.receive(transaction, recipients, data.octets, texts)
-            reply = make_answers(received.trace_id)[received.result]
-        details = (mail.trace_id, self._ip, len(recipients), data.size, reply.code)
+        try:
+            reply = await self._decide(mail, data)
+        except Exception as error:  # noqa: BLE001 - the sender is told to come again, and it is on record
+            cause, reply = name_cause(error), replies.TEMPORARY
+            log.error("message_deferred trace=%s client=%s error=%s", mail.trace_id, self._ip, name_fault(error))
+            self._put_off(mail, cause, reply)
+        details = (mail.trace_id, self._ip, len(mail.recipients), data.size, reply.code)
         log.info("message trace=%s client=%s recipients=%d octets=%d code=%d", *details)
         return reply
+
+    def _put_off(self, mail: Mail, cause: Cause, reply: Reply) -> None:
+        mail.say(END_OF_DATA, reply)
+        self._services.intake.note_left(self._sketch(mail), mail.list_left(cause, reply), mail.filed)
+
+    async def _decide(self, mail: Mail, data: Data) -> Reply:
+        intake, transaction = self._services.intake, self._sketch(mail)
+        recipients, left = list(mail.recipients.values()), list(mail.left.values())
+        if data.octets is None and data.size <= self._limits.message_octets:
+            self._put_off(mail, Cause.NO_ROOM, replies.NO_ROOM)
+            return replies.NO_ROOM
+        if data.octets is None:
+            reply = replies.TOO_BIG
+            await intake.record_refused_message(
+                transaction, recipients, left, size=data.size, reply=str(reply), cause=Cause.TOO_BIG
+            )
+            return reply
+        texts = {result: str(answer) for result, answer in make_answers(mail.trace_id).items()}
+        received = await intake.receive(transaction, recipients, data.octets, texts, left)
+        return make_answers(received.trace_id)[received.result]
 
     COMMANDS: ClassVar[dict[str, Callable[[Any, bytes], Awaitable[Reply]]]] = {
         "HELO": smtp_HELO,
@@ -368,6 +444,15 @@ class Session(Connection):
         "DATA": smtp_DATA,
         "BDAT": smtp_BDAT,
     }
+
+
+def name_cause(error: Exception) -> Cause:
+    return Cause.UNAVAILABLE if isinstance(error, UNAVAILABLE) else Cause.FAULT
+
+
+def show(argument: bytes) -> str:
+    """What a client wrote, as far as it can be read."""
+    return argument[:MAX_SHOWN].decode("utf-8", "replace")
 
 
 def make_answers(trace_id: str) -> dict[Result, Reply]:

@@ -21,6 +21,7 @@ from django.test import override_settings
 from portal.settings.environment import Address
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.server import Gateway
+from tests.running_courier import wait_until
 
 WAIT_SECONDS = 30
 
@@ -33,6 +34,13 @@ class RunningGateway:
         self.services = gateway.services
         self.port = gateway.port
         self.loop = loop
+
+    def settle(self) -> None:
+        """Wait until clients that have gone are forgotten, and what is told of them is written."""
+        wait_until(lambda: not self.services.sessions and not self.services.pending)
+        self.loop.call_soon_threadsafe(self.services.ledger.close)
+        self.run(asyncio.sleep(0))
+        wait_until(lambda: not self.gateway.store.notes)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_SECONDS)
@@ -167,6 +175,9 @@ def run_name_server() -> Iterator[NameServer]:
         server.stop()
 
 
+RUNNING: list[RunningGateway] = []
+
+
 @contextmanager
 def run_gateway(*, limits: Limits | None = None, wait: bool = True) -> Iterator[RunningGateway]:
     """A gateway with the settings as they are; XCLIENT is believed from loopback."""
@@ -187,9 +198,11 @@ def run_gateway(*, limits: Limits | None = None, wait: bool = True) -> Iterator[
     try:
         gateway = asyncio.run_coroutine_threadsafe(start(), loop).result(WAIT_SECONDS)
         running = RunningGateway(gateway, loop)
+        RUNNING.append(running)
         try:
             yield running
         finally:
+            RUNNING.remove(running)
             running.run(gateway.stop(2))
     finally:
         loop.call_soon_threadsafe(loop.stop)

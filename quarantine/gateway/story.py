@@ -1,0 +1,148 @@
+"""What happens in a session, as the trace tells it: an open transaction, and connections that brought none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from portal.tenants.directory import Addressee, ServedDomain, UnknownMailbox
+from quarantine.causes import Cause
+from quarantine.gateway import replies
+from quarantine.gateway.replies import Reply
+from quarantine.intake import Left, Recipient
+from quarantine.records import EVERYBODY, MAX_REPLIES, NOBODY, Said, Transaction, Unrouted
+from quarantine.trace_id import make_trace_id
+
+FLUSH_SECONDS = 1.0
+IDLE_SECONDS = 60  # health checks connect all the time
+MAX_DIFFERENT = 500  # rows a flush; from there on nobody is told apart
+MAX_SAID = 20  # replies of a connection without mail that are kept
+MAX_LEFT = 1000  # recipients put off that are kept, by transaction
+MAX_COMMAND = 400  # characters of a command that are kept
+
+SYNTAX_REPLIES = (
+    *(replies.MAIL_SYNTAX, replies.RCPT_SYNTAX, replies.BAD_SENDER, replies.BAD_RECIPIENT),
+    *(replies.SMTPUTF8_NEEDED, replies.UNKNOWN_PARAMETER, replies.BAD_BODY, replies.BAD_SIZE, replies.BAD_SMTPUTF8),
+)
+CAUSES = dict.fromkeys(SYNTAX_REPLIES, Cause.SYNTAX) | {
+    replies.TOO_BIG: Cause.TOO_BIG,
+    replies.NO_ROOM: Cause.NO_ROOM,
+    replies.TEMPORARY: Cause.FAULT,
+    replies.TOO_MANY_RECIPIENTS: Cause.TOO_MANY_RECIPIENTS,
+    replies.TOO_MANY_MESSAGES: Cause.TOO_MANY_MESSAGES,
+    replies.TOO_MANY_ERRORS: Cause.TOO_MANY_ERRORS,
+    replies.TOO_MANY_COMMANDS: Cause.TOO_MANY_COMMANDS,
+    replies.TOO_MANY_CONNECTIONS: Cause.TOO_MANY_CONNECTIONS,
+    replies.TOO_BUSY: Cause.OVERLOAD,
+    replies.LAGGING: Cause.OVERLOAD,
+    replies.OVERLOADED: Cause.OVERLOAD,
+    replies.CANNOT_STORE: Cause.UNAVAILABLE,
+    replies.NO_SPACE: Cause.NO_SPACE,
+    replies.BAD_PROXY: Cause.BAD_PROXY,
+    replies.EARLY_TALKER: Cause.EARLY_TALKER,
+    replies.NOT_SMTP: Cause.NOT_SMTP,
+    replies.STOPPING: Cause.STOPPING,
+    replies.NOT_READY: Cause.UNAVAILABLE,
+    replies.OUT_OF_STEP: Cause.SYNTAX,
+    replies.TOO_SLOW: Cause.TIMEOUT,
+}
+
+
+@dataclass(slots=True)
+class Mail:
+    """An open mail transaction. `sender` is empty for the null path. Recipients are known by lower-case address: said
+    twice, kept once.
+    """
+
+    sender: str
+    utf8: bool
+    trace_id: str = field(default_factory=make_trace_id)
+    recipients: dict[str, Recipient] = field(default_factory=dict)
+    left: dict[str, Left] = field(default_factory=dict)  # put off by us
+    said: list[Said] = field(default_factory=list)
+    filed: set[str] = field(default_factory=set)  # providers with a refusal of it on record
+    refused: int = 0
+
+    def say(self, command: str, reply: Reply, whose: str = EVERYBODY) -> None:
+        if len(self.said) < MAX_REPLIES:
+            self.said.append((whose, command[:MAX_COMMAND], str(reply)))
+
+    def leave(self, left: Left) -> None:
+        if len(self.left) < MAX_LEFT:
+            self.left[left.given.lower()] = left
+
+    def take(self, recipient: Recipient) -> None:
+        key = recipient.given.lower()
+        self.recipients.setdefault(key, recipient)
+        self.left.pop(key, None)
+        self._say_to(recipient.given, recipient.addressee.domain, replies.RECIPIENT_OK)
+
+    def refuse(self, given: str, found: Addressee | UnknownMailbox | None, reply: Reply) -> None:
+        self.refused += 1
+        self._say_to(given, found.domain if found else None, reply)
+        if found:
+            self.filed.add(found.domain.schema)
+
+    def put_off(self, given: str, domain: ServedDomain | None, cause: Cause, reply: Reply) -> None:
+        """A recipient that the sender was told to try again."""
+        self.leave(Left(given, domain, None, cause, str(reply), is_deferred=True))
+        self._say_to(given, domain, reply)
+
+    def _say_to(self, given: str, domain: ServedDomain | None, reply: Reply) -> None:
+        self.say(f"RCPT TO:<{given}>", reply, domain.schema if domain else NOBODY)
+
+    def list_left(self, cause: Cause, reply: Reply | None) -> list[Left]:
+        """All recipients that are neither taken nor refused, when the transaction ends for this reason. With a reply
+        it was us who ended it.
+        """
+        text = str(reply or replies.RECIPIENT_OK)
+        return [
+            *self.left.values(),
+            *(
+                Left(each.given, each.addressee.domain, each.addressee.mailbox_id, cause, text, reply is not None)
+                for each in self.recipients.values()
+            ),
+        ]
+
+
+class Ledger:
+    """Notes of what reached no provider. Alike ones of one moment share a row, so that a flood costs a few."""
+
+    def __init__(self, note: Callable[[Unrouted], None]) -> None:
+        self._note = note
+        self._entries: dict[tuple[str, ...], Unrouted] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, transaction: Transaction, cause: Cause, outcome: str, reply: str, recipient: str = "") -> None:
+        """It is on record within a second or two; that somebody connected and sent no mail, within a minute."""
+        entry = Unrouted(transaction, recipient, reply, cause, outcome)
+        key: tuple[str, ...] = (transaction.client_ip, transaction.sender, recipient, outcome, cause, reply)
+        if key not in self._entries and len(self._entries) >= MAX_DIFFERENT:
+            key = (outcome, cause)
+            entry = replace(entry, transaction=Transaction(transaction.trace_id, transaction.received_at, "", ""))
+        known = self._entries.get(key)
+        self._entries[key] = replace(known, times=known.times + 1) if known else entry
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        latest = datetime.now(UTC) - timedelta(seconds=IDLE_SECONDS)
+        for key, entry in list(self._entries.items()):
+            if entry.cause is not Cause.NO_MAIL or entry.transaction.received_at < latest:
+                self._note(self._entries.pop(key))
+        if self._entries:
+            self._set_timer()
+
+    def close(self) -> None:
+        """Hand in what is left."""
+        if self._timer:
+            self._timer.cancel()
+        for entry in self._entries.values():
+            self._note(entry)
+        self._entries.clear()
