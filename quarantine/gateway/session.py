@@ -22,7 +22,7 @@ from quarantine.gateway.memory import Share
 from quarantine.gateway.recipients import Undecided
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
-from quarantine.gateway.story import CAUSES, MAX_SAID, Mail
+from quarantine.gateway.story import CAUSES, MAX_SAID, Mail, is_by_us
 from quarantine.gateway.xclient import read_xclient
 from quarantine.intake import END_OF_DATA, Left, Recipient, Result, await_ptr
 from quarantine.records import NOBODY, Transaction
@@ -103,14 +103,14 @@ class Session(Connection):
             mail.say(cause.label, reply)
         transaction = self._sketch(mail)
         if not self._services.intake.note_left(transaction, mail.list_left(cause, reply), mail.filed):
-            text = str(reply or "")
-            self._services.ledger.add(transaction, cause, "deferred" if reply else "unfinished", text)
+            outcome = "deferred" if is_by_us(cause, reply) else "unfinished"
+            self._services.ledger.add(transaction, cause, outcome, str(reply or ""))
 
     def _note(self, cause: Cause, reply: Reply | None, mail: Mail | None = None, recipient: str = "") -> None:
         """Put on the operator's record what reached no provider."""
         said = tuple((NOBODY, command, text) for command, text in self._said)
         transaction = self._sketch(mail) if mail else replace(self._sketch(Mail("", utf8=True)), said=said)
-        outcome = "unfinished" if reply is None else "deferred" if reply.code < 500 else "refused"
+        outcome = "refused" if reply and reply.code >= 500 else "deferred" if is_by_us(cause, reply) else "unfinished"
         self._services.ledger.add(transaction, cause, outcome, str(reply or ""), recipient)
 
     def answered(self, name: str, reply: Reply) -> None:

@@ -94,17 +94,18 @@ class Mail:
         self.say(f"RCPT TO:<{given}>", reply, domain.schema if domain else NOBODY)
 
     def list_left(self, cause: Cause, reply: Reply | None) -> list[Left]:
-        """All recipients that are neither taken nor refused, when the transaction ends for this reason. With a reply
-        it was us who ended it.
-        """
-        text = str(reply or replies.RECIPIENT_OK)
-        return [
-            *self.left.values(),
-            *(
-                Left(each.given, each.addressee.domain, each.addressee.mailbox_id, cause, text, reply is not None)
-                for each in self.recipients.values()
-            ),
+        """All recipients that are neither taken nor refused, when the transaction ends for this reason."""
+        text, by_us = str(reply or replies.RECIPIENT_OK), is_by_us(cause, reply)
+        ended = [
+            Left(each.given, each.addressee.domain, each.addressee.mailbox_id, cause, text, by_us)
+            for each in self.recipients.values()
         ]
+        return [*self.left.values(), *ended]
+
+
+def is_by_us(cause: Cause, reply: Reply | None) -> bool:
+    """Whether it was us who put the mail off, and not a client that did not go on."""
+    return reply is not None and cause is not Cause.TIMEOUT
 
 
 class Ledger:

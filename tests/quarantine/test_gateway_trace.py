@@ -1,0 +1,255 @@
+"""Nothing vanishes: whatever becomes of a connection or a transaction is on record, with every reply and the reason."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+import pytest
+from django.db.models import Sum
+from django_tenants.utils import schema_context
+
+from quarantine.gateway.inlet import Pace
+from quarantine.gateway.limits import Limits
+from quarantine.models import Event, Message, Recipient
+from quarantine.platform.models import HourlyCount, Unrouted
+from quarantine.store import StoreUnavailableError
+from tests.quarantine.gateways import RunningGateway, run_gateway, run_name_server
+from tests.quarantine.test_gateway_mail import CLEAN, WITHOUT_PTR, get_trace_id
+from tests.quarantine.test_gateway_session import MAIL, RCPT, RECIPIENT_OK, SENDER_OK, TEMPORARY
+from tests.running_courier import wait_until
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+ENVELOPE = [["MAIL FROM:<ann@sender.test>", SENDER_OK], ["RCPT TO:<bob@alpha.test>", RECIPIENT_OK]]
+CAROL = "RCPT TO:<carol@alpha.test>"
+
+
+@pytest.fixture(scope="module")
+def gateway(django_db_setup, django_db_blocker):
+    limits = Limits(recipients=2, command_seconds=5, pace=Pace(silence=0.3))
+    with django_db_blocker.unblock(), run_name_server(), run_gateway(limits=limits) as running:
+        yield running
+
+
+def read_story(gateway: RunningGateway, schema: str = "sp_acme") -> dict[str, Any]:
+    """The one message of a provider, its recipients and its events, when everything is written."""
+    gateway.settle()
+    with schema_context(schema):
+        message = Message.objects.get()
+        rows = Recipient.objects.order_by("id").values_list("address", "state", "cause")
+        events = Event.objects.order_by("id").values_list("kind", "text")
+        return {"replies": message.replies, "rows": list(rows), "events": list(events), "message": message}
+
+
+def list_counts() -> dict[tuple[str, str, str], int]:
+    rows = HourlyCount.objects.exclude(kind="dns").values_list("schema", "kind", "cause").annotate(total=Sum("count"))
+    return {(schema, kind, cause): total for schema, kind, cause, total in rows}
+
+
+def list_unrouted(gateway: RunningGateway) -> list[tuple[str, str, str, int]]:
+    gateway.settle()
+    return list(Unrouted.objects.order_by("id").values_list("outcome", "cause", "reply", "times"))
+
+
+def test_a_message_that_was_taken_tells_every_reply(gateway):
+    client = gateway.open()
+    reply = client.mail(data=CLEAN)
+    client.close()
+    story = read_story(gateway)
+    assert story["replies"] == [
+        *ENVELOPE,
+        ["DATA", "354 End data with <CR><LF>.<CR><LF>"],
+        ["end of data", f"250 2.0.0 Ok: kept as {get_trace_id(reply)}"],
+    ]
+    assert story["message"].ptr_milliseconds == 0
+    assert list_counts() == {("sp_acme", "accepted", ""): 1}
+
+
+def test_what_was_refused_at_rcpt_is_told_with_what_followed(gateway):
+    client = gateway.open(WITHOUT_PTR)
+    refusal = client.talk(MAIL, RCPT, "DATA", "QUIT")[1]
+    client.close()
+    story = read_story(gateway)
+    assert story["replies"][1:] == [
+        ["RCPT TO:<bob@alpha.test>", refusal],
+        ["DATA", "554 5.5.1 No valid recipients"],
+    ]
+    assert story["rows"] == [("bob@alpha.test", "refused", "reverse_dns")]
+    assert story["message"].ptr_status == "none"
+    assert list_counts() == {("sp_acme", "refused", "reverse_dns"): 1}
+
+
+def hang_up(client) -> None:
+    client.close()
+
+
+def reset(client) -> None:
+    assert client.ask("RSET") == "250 2.0.0 Ok"
+    client.close()
+
+
+def hang_up_in_data(client) -> None:
+    client.ask("DATA")
+    client.send(CLEAN)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "cause"), [(hang_up, "disconnected"), (reset, "reset"), (hang_up_in_data, "disconnected")]
+)
+def test_a_client_that_does_not_finish_is_on_record(gateway, end, cause):
+    client = gateway.open()
+    client.talk(MAIL, RCPT)
+    end(client)
+    story = read_story(gateway)
+    assert story["replies"][:2] == ENVELOPE
+    assert story["rows"] == [("bob@alpha.test", "unfinished", cause)]
+    assert [kind for kind, _ in story["events"]] == ["unfinished"]
+    assert list_counts() == {("sp_acme", "unfinished", cause): 1}
+    assert not Unrouted.objects.exists()
+
+
+def test_a_client_that_falls_silent_is_on_record(gateway):
+    client = gateway.open()
+    client.talk(MAIL, RCPT, "DATA")
+    assert client.read_reply() == "421 4.4.2 Timeout, closing the connection"
+    story = read_story(gateway)
+    assert story["rows"] == [("bob@alpha.test", "unfinished", "timeout")]
+    assert story["replies"][-1] == ["the client was too slow", "421 4.4.2 Timeout, closing the connection"]
+
+
+def test_what_we_put_off_is_on_record_as_such(gateway, monkeypatch):
+    async def fail(*_):
+        raise StoreUnavailableError
+
+    client = gateway.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.services.intake, "receive", fail)
+        assert client.mail(data=CLEAN) == TEMPORARY
+    client.close()
+    story = read_story(gateway)
+    assert story["rows"] == [("bob@alpha.test", "unfinished", "unavailable")]
+    assert story["replies"][-1] == ["end of data", TEMPORARY]
+    assert story["events"] == [("deferred", f"{TEMPORARY} [the database did not answer]")]
+    assert list_counts() == {("sp_acme", "deferred", "unavailable"): 1}
+
+
+def test_recipients_put_off_are_told_beside_those_that_were_taken(gateway):
+    client = gateway.open()
+    replies = client.talk(MAIL, RCPT, CAROL, "RCPT TO:<dora@alpha.test>", "DATA")
+    assert replies[3].startswith("452 ")
+    reply = client.send_data(CLEAN)
+    client.close()
+    story = read_story(gateway)
+    assert sorted(story["rows"]) == [
+        ("bob@alpha.test", "delivering", ""),
+        ("carol@alpha.test", "delivering", ""),
+        ("dora@alpha.test", "unfinished", "too_many_recipients"),
+    ]
+    assert story["message"].trace_id == get_trace_id(reply)
+    assert story["message"].size == len(CLEAN)
+
+
+def test_nobody_learns_of_another_providers_recipients(gateway):
+    client = gateway.open()
+    client.talk(MAIL, "RCPT TO:<you@elsewhere.test>", RCPT, "RCPT TO:<gus@gamma.test>")
+    client.close()
+    for schema, own in (("sp_acme", "bob@alpha.test"), ("sp_globex", "gus@gamma.test")):
+        replies = read_story(gateway, schema)["replies"]
+        assert [command for command, _ in replies] == ["MAIL FROM:<ann@sender.test>", f"RCPT TO:<{own}>"]
+    assert list_unrouted(gateway) == [
+        ("refused", "relay_denied", "550 5.7.1 Relaying denied: we take no mail for this domain", 1)
+    ]
+
+
+def test_a_sender_without_recipients_is_on_the_operators_record(gateway):
+    client = gateway.open()
+    client.talk(MAIL, "RSET", "MAIL FROM:<big@sender.test> SIZE=999999999", "RCPT TO:<bob@alpha.test>")
+    client.close()
+    assert list_unrouted(gateway) == [
+        ("unfinished", "reset", "", 1),
+        ("refused", "too_big", "552 5.3.4 Message is larger than this server accepts", 1),
+    ]
+
+
+def test_connections_without_mail_share_a_row(gateway):
+    for _ in range(3):
+        client = gateway.connect()
+        client.ask("QUIT")
+        client.close()
+    http = gateway.connect()
+    http.ask("GET / HTTP/1.1")
+    http.close()
+    assert sorted(list_unrouted(gateway)) == [
+        ("deferred", "not_smtp", "421 4.7.0 This is an SMTP server, closing the connection", 1),
+        ("unfinished", "no_mail", "", 3),
+    ]
+    replies = Unrouted.objects.get(cause="not_smtp").replies
+    assert replies == [["GET", "421 4.7.0 This is an SMTP server, closing the connection"]]
+
+
+def test_a_flood_of_strangers_costs_a_few_rows(gateway, monkeypatch):
+    monkeypatch.setattr("quarantine.gateway.story.MAX_DIFFERENT", 3)
+    client = gateway.open()
+    for n in range(20):
+        assert client.talk(f"MAIL FROM:<ann{n}@sender.test>", "RSET") == [SENDER_OK, "250 2.0.0 Ok"]
+    client.close()
+    gateway.settle()
+    assert Unrouted.objects.count() < 15
+    assert Unrouted.objects.aggregate(total=Sum("times"))["total"] == 20
+
+
+def abort(client) -> None:
+    """End the connection by RST."""
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.stream.close()
+    client.socket.close()
+
+
+def test_a_message_whose_250_was_lost_is_kept_once(gateway):
+    first = gateway.open()
+    first.talk(MAIL, RCPT, CAROL, "DATA")
+    first.send(CLEAN + b".\r\n")
+    abort(first)
+    gateway.settle()
+    again = gateway.open()
+    reply = again.mail("ann@sender.test", "Carol@alpha.test", "bob@alpha.test", data=CLEAN)
+    again.close()
+    story = read_story(gateway)
+    assert get_trace_id(reply) == story["message"].trace_id
+    assert [row[:2] for row in story["rows"]] == [("bob@alpha.test", "delivering"), ("carol@alpha.test", "delivering")]
+    assert [kind for kind, _ in story["events"]] == ["accepted", "accepted", "sent_again"]
+    assert list_counts() == {("sp_acme", "accepted", ""): 2, ("sp_acme", "repeated", "sent_again"): 2}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sender": "eve@sender.test"},
+        {"recipients": ["bob@alpha.test", "carol@alpha.test"]},
+        {"data": CLEAN + b"\r\n"},
+        {"ip": "192.168.0.9"},
+    ],
+    ids=["sender", "recipients", "octets", "client"],
+)
+def test_what_differs_is_another_message(gateway, change):
+    one = {"sender": "ann@sender.test", "recipients": ["bob@alpha.test"], "data": CLEAN, "ip": "192.168.0.8"}
+    replies = []
+    for mail in (one, one | change):
+        client = gateway.open(mail["ip"])
+        replies.append(client.mail(mail["sender"], *mail["recipients"], data=mail["data"]))
+        client.close()
+    assert len(set(map(get_trace_id, replies))) == 2
+
+
+def test_our_own_trace_seen_twice_is_a_loop(gateway):  # D27
+    own = b"X-Lazaret-Trace: 06H13MSA7MAATVZNZ6NH by lazaret.localhost\r\n"
+    other = own.replace(b"lazaret.localhost", b"mx.other.test")
+    client = gateway.open()
+    assert client.mail(data=own + other + other + CLEAN).startswith("250 ")
+    assert client.mail(data=own + own + CLEAN).startswith("554 5.4.6 ")
+    client.close()
+    with schema_context("sp_acme"):
+        wait_until(lambda: Recipient.objects.filter(state="refused", cause="loop").exists())
