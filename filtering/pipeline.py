@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 
 from filtering.checks import classifier, eicar, gtube, reverse_dns, sender_rules
 from filtering.evidence import Evidence, PtrEvidence
@@ -51,7 +52,9 @@ def _run_checks(message: InboundMessage, evidence: Evidence, policy: Policy) -> 
     for name, check in CHECKS:
         if name in release.disabled or (finding := check(message, evidence, policy)) is None:
             continue
-        findings.append(replace(finding, points=release.points[name]) if name in release.points else finding)
+        is_note = not finding.points and finding.category is None
+        points = finding.points if is_note else release.points.get(name, finding.points)
+        findings.append(replace(finding, points=points))
     return findings
 
 
@@ -72,18 +75,30 @@ def _decide_by_score(score: float, policy: Policy) -> tuple[Category, Action]:
     return Category.CLEAN, Action.DELIVER
 
 
-def judge_client(ip: str, ptr: PtrEvidence, policy: Policy) -> ClientRefusal | None:
-    """Whether the client is refused at RCPT, before any content; None lets it go on. Pure."""
+def judge_client(ip: str, ptr: PtrEvidence, policy: Policy, at: datetime) -> ClientRefusal | None:
+    """Whether the client is refused at RCPT, at that time, before any content; None lets it go on. Pure."""
     if reverse_dns.NAME in policy.release.disabled:
         return None
-    finding = reverse_dns.judge_ptr(ip, ptr, policy)
+    finding = reverse_dns.judge_ptr(ip, ptr, policy, at)
     if finding is None or finding.action is not Action.REFUSE:
         return None
     rules = policy.release.ptr
-    help_url = rules.help_url.replace("{portal}", policy.portal_url)
-    text = rules.text.replace("{help_url}", help_url).replace("{ip}", ip)
     room = MAX_REPLY_BYTES - len(f"{rules.code} {rules.enhanced} \r\n")
-    return ClientRefusal(rules.code, rules.enhanced, _make_printable(text)[:room], finding)
+    texts = [_fill_in(rules.text, url, ip) for url in _list_help_urls(ip, policy)]
+    text = next((text for text in texts if len(text) <= room), texts[-1])
+    return ClientRefusal(rules.code, rules.enhanced, text[:room], finding)
+
+
+def _list_help_urls(ip: str, policy: Policy) -> list[str]:
+    """Where a refusal is explained. Our own page is told the address, unless the reply has no room for that."""
+    rules = policy.release.ptr
+    url = rules.help_url.replace("{portal}", policy.portal_url)
+    is_ours = rules.help_url.startswith("{portal}") and "?" not in url
+    return [f"{url}?ip={ip}", url] if is_ours else [url]
+
+
+def _fill_in(text: str, help_url: str, ip: str) -> str:
+    return _make_printable(text.replace("{help_url}", help_url).replace("{ip}", ip))
 
 
 def _make_printable(text: str) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
@@ -17,10 +18,17 @@ from filtering.evidence.content import read_content
 from filtering.learning.classifier import Classifier
 from filtering.message import InboundMessage, Peer
 from filtering.pipeline import ClientRefusal, judge, judge_client
-from filtering.policy.values import Policy, ReleasePolicy, Rule
+from filtering.policy.values import Policy, PtrException, ReleasePolicy, Rule
 from filtering.verdict import Action, Category, Verdict
 from portal.tenants.database import Pool, finish_within
-from portal.tenants.directory import Addressee, Directory, ServedDomain, UnknownMailbox
+from portal.tenants.directory import (
+    Addressee,
+    Directory,
+    PtrExceptionRow,
+    SenderRuleRow,
+    ServedDomain,
+    UnknownMailbox,
+)
 from portal.tenants.urls import make_portal_url
 from quarantine.causes import Cause
 from quarantine.content import compress
@@ -104,7 +112,7 @@ class Examined:
     own_traces: int = 0
 
 
-PolicyKey = tuple[str, bool, str, str, str, tuple[tuple[str, str, str], ...]]
+PolicyKey = tuple[str, bool, str, str, str, tuple[SenderRuleRow, ...], tuple[PtrExceptionRow, ...]]
 
 
 class Intake:
@@ -156,13 +164,13 @@ class Intake:
             cursor = await connection.execute(LIVE_RELEASE)
             return await cursor.fetchall()
 
-    async def judge_client(self, ip: str, ptr: PtrEvidence, addressee: Addressee) -> ClientRefusal | None:
-        """Whether the client is refused for this recipient because of what it is.
+    async def judge_client(self, ip: str, ptr: PtrEvidence, addressee: Addressee, at: datetime) -> ClientRefusal | None:
+        """Whether the client is refused for this recipient, at that time, because of what it is.
 
         Raises StoreUnavailableError where a message to this recipient could not be stored at present.
         """
         self._store.check(addressee.domain.schema)
-        return judge_client(ip, ptr, make_policy(await self.get_release(), addressee))
+        return judge_client(ip, ptr, make_policy(await self.get_release(), addressee), at)
 
     async def record_refused_client(
         self, transaction: Transaction, recipient: Recipient, refusal: ClientRefusal, reply: str
@@ -330,6 +338,7 @@ def make_policy(release: ReleasePolicy, addressee: Addressee) -> Policy:
         spam_action=Action(domain.spam_action),
         sure_spam_action=Action(domain.sure_spam_action),
         ptr_action=ptr_action,
+        ptr_exceptions=tuple(PtrException(*exception) for exception in addressee.ptr_exceptions),
         portal_url=make_portal_url(domain.hostname) if domain.hostname else "",
     )
 
@@ -341,11 +350,11 @@ def judge_for_all(
     verdicts: dict[PolicyKey, Verdict] = {}
     found = []
     for recipient in recipients:
-        domain = recipient.addressee.domain
-        choices = (domain.spam_action, domain.sure_spam_action, domain.ptr_action, recipient.addressee.rules)
-        key = (domain.provider, recipient.addressee.is_postmaster, *choices)
+        addressee, domain = recipient.addressee, recipient.addressee.domain
+        choices = (domain.spam_action, domain.sure_spam_action, domain.ptr_action)
+        key = (domain.provider, addressee.is_postmaster, *choices, addressee.rules, addressee.ptr_exceptions)
         if key not in verdicts:
-            verdicts[key] = judge(message, evidence[domain.provider], make_policy(release, recipient.addressee))
+            verdicts[key] = judge(message, evidence[domain.provider], make_policy(release, addressee))
         found.append((recipient, verdicts[key]))
     return found
 

@@ -6,6 +6,8 @@ those recipients who chose otherwise, and for mail that came in all the same.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from filtering.evidence import Evidence, PtrEvidence, PtrStatus
 from filtering.message import InboundMessage
 from filtering.policy.values import Policy
@@ -15,11 +17,26 @@ NAME = "reverse_dns"
 
 
 def check(message: InboundMessage, evidence: Evidence, policy: Policy) -> Finding | None:
-    return judge_ptr(message.peer.ip, evidence.ptr, policy)
+    return judge_ptr(message.peer.ip, evidence.ptr, policy, message.received_at)
 
 
-def judge_ptr(ip: str, ptr: PtrEvidence, policy: Policy) -> Finding | None:
-    """What the client's reverse DNS means under this policy. It never teaches the classifier anything."""
+def judge_ptr(ip: str, ptr: PtrEvidence, policy: Policy, at: datetime) -> Finding | None:
+    """What the client's reverse DNS means under this policy at that time. It never teaches the classifier anything.
+
+    Where somebody made an exception for the client, what would have had consequences is only noted.
+    """
+    finding = _judge(ip, ptr, policy)
+    if finding is None or not (finding.points or finding.action):
+        return finding
+    exception = policy.find_ptr_exception(ip, at)
+    if exception is None:
+        return finding
+    until = f"{exception.until:%Y-%m-%d %H:%M} UTC"
+    text = f"{finding.text.rstrip('.')}; {exception.granted_by} made an exception for {exception.network} until {until}"
+    return _make_note(0.0, text)
+
+
+def _judge(ip: str, ptr: PtrEvidence, policy: Policy) -> Finding | None:
     action = policy.get_ptr_action()
     if action == "off" or ptr.status in {PtrStatus.OK, PtrStatus.SKIPPED}:
         return None

@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 
 from filtering.evidence import PtrEvidence, PtrStatus
+from filtering.evidence.addresses import Address, is_public, read_address
 from filtering.evidence.resolver import Answer, Resolver
 from filtering.evidence.text import make_safe
 
@@ -22,29 +23,9 @@ log = logging.getLogger(__name__)
 MAX_NAMES = 10  # PTR names that are looked at
 NETWORK_BITS = {4: 24, 6: 48}  # an address's network is what one party is likely to hold
 
-# The nets that cannot have reverse DNS in public. Documentation nets are not among them: they are nobody's, and serve
-# for tests and demonstrations.
-_NOT_ASKED = tuple(
-    ipaddress.ip_network(net)
-    for net in (
-        "0.0.0.0/8",
-        "10.0.0.0/8",
-        "100.64.0.0/10",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "::/128",
-        "::1/128",
-        "fc00::/7",
-        "fe80::/10",
-    )
-)
 _HOST_NAME = re.compile(
     r"(?=.{4,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])\Z"
 )
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 async def look_up_ptr(ip: str, resolver: Resolver) -> PtrEvidence:
@@ -52,23 +33,16 @@ async def look_up_ptr(ip: str, resolver: Resolver) -> PtrEvidence:
 
     While too many look-ups fail, an absent name counts as unknown: the rule is off until the resolver is well.
     """
-    address = _parse(ip)
+    address = read_address(ip)
     if address is None:
         return PtrEvidence(PtrStatus.SKIPPED, detail="no address")
-    if any(address in net for net in (*_NOT_ASKED, *resolver.relays) if net.version == address.version):
+    is_relay = any(address in net for net in resolver.relays if net.version == address.version)
+    if is_relay or not is_public(address):
         return PtrEvidence(PtrStatus.SKIPPED, detail="not asked about")
     evidence = await _look_up(address, resolver)
     if evidence.status is PtrStatus.NONE and resolver.breaker.is_open:
         return replace(evidence, status=PtrStatus.UNKNOWN, detail="too many look-ups fail; not counted as absent")
     return evidence
-
-
-def _parse(ip: str) -> Address | None:
-    try:
-        address = ipaddress.ip_address(ip.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 async def _look_up(address: Address, resolver: Resolver) -> PtrEvidence:

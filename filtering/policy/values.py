@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as fields_of
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from filtering.verdict import Action
@@ -16,7 +19,8 @@ PTR_ACTIONS = ("off", "score", "quarantine", "refuse")
 class PtrPolicy:
     """What is done about a client without reverse DNS. Texts and codes are fields of the release.
 
-    `text` may hold {ip} and {help_url}; `help_url` may begin with {portal}, the provider's own site.
+    `text` may hold {ip} and {help_url}. `help_url` may begin with {portal}, the provider's own site, whose page is told
+    the client's address.
     """
 
     action: str = "refuse"  # off, score, quarantine, refuse
@@ -108,6 +112,23 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class PtrException:
+    """Clients of the network are taken whatever their reverse DNS is, until then."""
+
+    network: str
+    until: datetime
+    granted_by: str
+
+    def holds(self, ip: str, at: datetime) -> bool:
+        return at < self.until and ipaddress.ip_address(ip) in _parse_network(self.network)
+
+
+@lru_cache(maxsize=1024)
+def _parse_network(network: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(network)
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """All that `judge` is told besides message and evidence: the release, and the recipient's choices."""
 
@@ -116,8 +137,14 @@ class Policy:
     spam_action: Action = Action.QUARANTINE
     sure_spam_action: Action = Action.QUARANTINE
     ptr_action: str = ""  # the domain's own choice; empty: as the release says
+    ptr_exceptions: tuple[PtrException, ...] = ()
     portal_url: str = ""  # the provider's site, without a slash at the end; for the help page that a refusal names
 
     def get_ptr_action(self) -> str:
         """What is done about a client without reverse DNS: the domain's choice, else the release's."""
         return self.ptr_action or self.release.ptr.action
+
+    def find_ptr_exception(self, ip: str, at: datetime) -> PtrException | None:
+        """The exception from the reverse DNS rule that holds for this client at that time: the one that ends last."""
+        holding = (exception for exception in self.ptr_exceptions if exception.holds(ip, at))
+        return max(holding, key=lambda exception: exception.until, default=None)

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, Error, sql
@@ -27,6 +28,7 @@ MAX_KNOWN = 50_000  # addresses of mailboxes kept in memory, by process
 MAX_UNKNOWN = 10_000  # addresses known to be nobody's
 
 SenderRuleRow = tuple[str, str, str]  # scope (mailbox, domain, provider), action (allow, block), pattern
+PtrExceptionRow = tuple[str, datetime, str]  # network, until, who granted it
 
 
 class DirectoryUnavailable(Exception):
@@ -60,6 +62,7 @@ class Addressee:
     domain: ServedDomain
     mailbox_id: int | None
     rules: tuple[SenderRuleRow, ...] = ()
+    ptr_exceptions: tuple[PtrExceptionRow, ...] = ()  # of the domain and of the provider; see `until` at every use
 
     @property
     def is_postmaster(self) -> bool:
@@ -97,7 +100,8 @@ LEFT JOIN LATERAL (
 ORDER BY d.id
 """
 
-# By the unique indexes of the two address columns; rules by those of mailbox_id and of domain_id without a mailbox.
+# By the unique indexes of the two address columns; rules by those of mailbox_id and of domain_id without a mailbox;
+# exceptions by that of until.
 MAILBOX = sql.SQL("""
 WITH found AS (
     SELECT * FROM (
@@ -116,6 +120,9 @@ SELECT (SELECT id FROM found), ARRAY(
     UNION ALL
     SELECT ARRAY['provider', action, pattern] FROM {schema}.people_senderrule
     WHERE mailbox_id IS NULL AND domain_id IS NULL
+), ARRAY(
+    SELECT ARRAY[network, extract(epoch FROM until)::text, created_by] FROM {schema}.people_ptrexception
+    WHERE until > now() AND ended_at IS NULL AND (domain_id IS NULL OR domain_id = %(domain)s)
 )
 """)
 
@@ -148,6 +155,7 @@ class Directory:
         self._unknown: OrderedDict[str, tuple[Change, Answer]] = OrderedDict()
         self._changes: defaultdict[str, int] = defaultdict(int)  # by schema
         self._rules: dict[tuple[SenderRuleRow, ...], tuple[SenderRuleRow, ...]] = {}  # equal rules are kept once
+        self._exceptions: dict[tuple[PtrExceptionRow, ...], tuple[PtrExceptionRow, ...]] = {}  # likewise
         self._watchers: list[Callable[[], None]] = []
         self._listener: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
@@ -221,9 +229,11 @@ class Directory:
         change = self._get_change(domain)
         query = MAILBOX.format(schema=sql.Identifier(domain.schema))
         values = {"exact": address, "base": strip_tag(address), "domain": domain.id}
-        [(mailbox_id, rows)] = await self._fetch(query, values)
+        [(mailbox_id, rows, excepted)] = await self._fetch(query, values)
         rules = tuple((scope, action, pattern) for scope, action, pattern in rows)
-        found = Addressee(address, domain, mailbox_id, self._rules.setdefault(rules, rules))
+        exceptions = tuple((net, datetime.fromtimestamp(float(until), UTC), by) for net, until, by in excepted)
+        choices = self._rules.setdefault(rules, rules), self._exceptions.setdefault(exceptions, exceptions)
+        found = Addressee(address, domain, mailbox_id, *choices)
         is_unknown = mailbox_id is None and not found.is_postmaster
         return self._keep(UnknownMailbox(found) if is_unknown else found, change)
 
@@ -273,6 +283,7 @@ class Directory:
         """Forget what a change in this schema may have made wrong; of `public`, everything."""
         self._changes[schema] += 1
         self._rules.clear()
+        self._exceptions.clear()
         if schema == PUBLIC:
             self._domains = None
             for callback in self._watchers:

@@ -286,7 +286,7 @@ class Session(Connection):
 
     async def _refuse_client(self, mail: Mail, recipient: Recipient) -> Reply | None:
         intake, ptr = self._services.intake, await self._await_ptr()
-        refusal = await intake.judge_client(self._ip, ptr, recipient.addressee)
+        refusal = await intake.judge_client(self._ip, ptr, recipient.addressee, datetime.now(UTC))
         if refusal is None:
             return None
         reply = replies.refuse(refusal.code, refusal.enhanced, refusal.text)

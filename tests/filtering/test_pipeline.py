@@ -16,6 +16,7 @@ from tests.filtering.mail import ABSENT, IP, make_evidence, make_message, make_p
 DELIVER, TAG, QUARANTINE, REFUSE = Action.DELIVER, Action.TAG, Action.QUARANTINE, Action.REFUSE
 EXPERIENCED = {"lessons": 5000, "model": "m"}
 PORTAL = "https://acme.localhost"
+AT = make_message().received_at
 
 
 def outcome(verdict: Verdict) -> tuple[Category, Action]:
@@ -129,7 +130,7 @@ def test_allow_rule_has_no_say_about_reverse_dns() -> None:
     policy = make_policy(("mailbox", ALLOW, "ann@sender.test"), ptr_action="quarantine")
 
     assert outcome(judge(make_message(), make_evidence(ptr=ABSENT), policy)) == (Category.POLICY, QUARANTINE)
-    assert judge_client(IP, ABSENT, replace(policy, ptr_action="")) is not None
+    assert judge_client(IP, ABSENT, replace(policy, ptr_action=""), AT) is not None
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_domain_chooses_what_is_done_without_reverse_dns(
     policy = make_policy(ptr_action=choice)
     verdict = judge(make_message(), make_evidence(ptr=ABSENT), policy)
 
-    assert (judge_client(IP, ABSENT, policy) is not None) is refused
+    assert (judge_client(IP, ABSENT, policy, AT) is not None) is refused
     assert (outcome(verdict), verdict.score) == (expected, score)
 
 
@@ -158,7 +159,7 @@ def test_only_an_absent_name_has_consequences(status: PtrStatus, choice: str) ->
     ptr, policy = PtrEvidence(status, "mail.bank.test", detail="SERVFAIL"), make_policy(ptr_action=choice)
     verdict = judge(make_message(), make_evidence(ptr=ptr), policy)
 
-    assert judge_client(IP, ptr, policy) is None
+    assert judge_client(IP, ptr, policy, AT) is None
     assert outcome(verdict) == (Category.CLEAN, DELIVER)
     assert len(verdict.findings) == (status not in {PtrStatus.OK, PtrStatus.SKIPPED})
 
@@ -174,27 +175,45 @@ def test_policy_points_teach_nothing() -> None:
 
 
 def test_refusal_is_what_the_release_says() -> None:
-    refusal = judge_client(IP, ABSENT, make_policy(portal_url=PORTAL))
+    refusal = judge_client(IP, ABSENT, make_policy(portal_url=PORTAL), AT)
 
     assert refusal is not None
     assert f"{refusal.code} {refusal.enhanced} {refusal.text}" == (
         "553 5.3.0 Message rejected. The sending server has no reverse DNS entry; see "
-        f"{PORTAL}/help/reverse-dns for what to do. Reason: (1) Could not resolve PTR record for {IP}"
+        f"{PORTAL}/help/reverse-dns?ip={IP} for what to do. Reason: (1) Could not resolve PTR record for {IP}"
     )
     assert refusal.finding.learn is False
 
 
 def test_refusal_by_rfc_7372_is_a_matter_of_the_release() -> None:
     rules = PtrPolicy(code=550, enhanced="5.7.25", text="No PTR for {ip}: {help_url}", help_url="https://help.test/")
-    refusal = judge_client(IP, ABSENT, make_policy(release=ReleasePolicy(2, ptr=rules)))
+    refusal = judge_client(IP, ABSENT, make_policy(release=ReleasePolicy(2, ptr=rules)), AT)
 
     assert refusal is not None
     assert (refusal.code, refusal.enhanced, refusal.text) == (550, "5.7.25", f"No PTR for {IP}: https://help.test/")
 
 
+LONG = f"https://{'.'.join(['x' * 63] * 3)}.{'x' * 61}:65535"  # a hostname of 253 characters
+LONG_IP = "2001:db8:1234:5678:9abc:def0:1234:5678"
+
+
+@pytest.mark.parametrize("ip", [IP, LONG_IP])
+@pytest.mark.parametrize(("more", "told"), [("", True), ("x" * 20, False)])
+def test_refusal_names_page_and_reason_whole_however_long(ip: str, more: str, told: bool) -> None:
+    """The page is told the address where the reply has room for it."""
+    release = ReleasePolicy(2, ptr=PtrPolicy(text=more + PtrPolicy().text))
+    told = told or ip == IP
+    refusal = judge_client(ip, ABSENT, make_policy(release=release, portal_url=LONG), AT)
+
+    assert refusal is not None
+    assert len(f"{refusal.code} {refusal.enhanced} {refusal.text}\r\n") <= 512
+    assert f"see {LONG}/help/reverse-dns{f'?ip={ip}' if told else ''} for what to do. " in refusal.text
+    assert refusal.text.endswith(f"Reason: (1) Could not resolve PTR record for {ip}")
+
+
 def test_refusal_fits_one_reply_line_in_ascii() -> None:
     rules = PtrPolicy(text="Grüße\r\n250 OK {ip} " + "x" * 2000)
-    refusal = judge_client(IP, ABSENT, make_policy(release=ReleasePolicy(2, ptr=rules)))
+    refusal = judge_client(IP, ABSENT, make_policy(release=ReleasePolicy(2, ptr=rules)), AT)
 
     assert refusal is not None
     line = f"{refusal.code} {refusal.enhanced} {refusal.text}\r\n".encode("ascii")
@@ -213,7 +232,7 @@ def test_every_check_can_be_switched_off_by_the_release(name: str) -> None:
         other for other, _ in CHECKS
     } - {name}
     if name == "reverse_dns":
-        assert judge_client(IP, ABSENT, policy) is None
+        assert judge_client(IP, ABSENT, policy, AT) is None
 
 
 def test_release_sets_points_and_thresholds() -> None:

@@ -229,7 +229,7 @@ def test_a_client_without_reverse_dns_is_refused_at_rcpt_and_on_record(gateway):
     assert refusal.startswith("553 5.3.0 Message rejected. ")
     assert "http://acme.localhost" in refusal
     assert refusal.endswith(
-        f"/help/reverse-dns for what to do. Reason: (1) Could not resolve PTR record for {WITHOUT_PTR}"
+        f"/help/reverse-dns?ip={WITHOUT_PTR} for what to do. Reason: (1) Could not resolve PTR record for {WITHOUT_PTR}"
     )
     assert replies[2:] == ["554 5.5.1 No valid recipients", "221 2.0.0 Bye"]
     with schema_context("sp_acme"):

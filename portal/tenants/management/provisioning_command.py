@@ -29,7 +29,10 @@ class ProvisioningCommand(BaseCommand):
             raise CommandError(str(error)) from None
         except OperationalError as error:
             raise CommandError(f"The database cannot be used: {str(error).splitlines()[0]}") from None
-        if options["json"]:
+        self.write(made, is_json=options["json"])
+
+    def write(self, made: dict[str, Any], *, is_json: bool) -> None:
+        if is_json:
             self.stdout.write(json.dumps(made))
         else:
             self.stdout.write("\n".join(f"{name}: {describe(value)}" for name, value in made.items()))
