@@ -13,7 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from django.shortcuts import get_object_or_404
 
 from portal.tenants.models import MailDomain, ServiceProvider
-from portal.tenants.people.models import DomainAdmin, Mailbox, SenderRule, User
+from portal.tenants.people.models import DomainAdmin, Mailbox, PtrException, SenderRule, User
 from quarantine.queries import visible_to
 
 __all__ = [
@@ -24,11 +24,13 @@ __all__ = [
     "list_domains",
     "list_mailboxes",
     "list_own_mailboxes",
+    "list_ptr_exceptions",
     "list_rules",
     "looks_after",
     "of_row",
     "provider_admin_only",
     "signed_in",
+    "visible_ptr_exceptions",
     "visible_to",
 ]
 
@@ -82,6 +84,19 @@ def list_rules(user: User) -> QuerySet[SenderRule]:
     return SenderRule.objects.filter(
         Q(mailbox__owner=user) | Q(mailbox__domain_id__in=domains) | Q(domain_id__in=domains)
     )
+
+
+def list_ptr_exceptions(user: User) -> QuerySet[PtrException]:
+    """The exceptions from the reverse DNS rule that an admin may end: of the domains that they look after."""
+    if user.is_provider_admin:
+        return PtrException.objects.all()
+    return PtrException.objects.filter(domain_id__in=_list_domain_ids(user))
+
+
+def visible_ptr_exceptions(user: User) -> QuerySet[PtrException]:
+    """Those, and the ones that hold for their domains because they hold for all."""
+    own = list_ptr_exceptions(user)
+    return own | PtrException.objects.filter(domain_id=None) if is_admin(user) else own
 
 
 def _list_domain_ids(user: User) -> list[int]:

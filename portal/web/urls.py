@@ -3,7 +3,18 @@
 from allauth.account import views as accounts
 from django.urls import URLPattern, path
 
-from portal.web.views import brand, domains, help, mailboxes, message, quarantine, rules, settings, trace
+from portal.web.views import (
+    brand,
+    domains,
+    help,
+    mailboxes,
+    message,
+    ptr_exceptions,
+    quarantine,
+    rules,
+    settings,
+    trace,
+)
 
 app_pages: list[URLPattern] = [
     path("", quarantine.quarantine, name="quarantine"),
@@ -20,6 +31,8 @@ app_pages: list[URLPattern] = [
     path("domains/", domains.domains, name="domains"),
     path("domains/<int:pk>/", domains.domain, name="domain"),
     path("domains/<int:pk>/check/", domains.check_mailbox, name="check_mailbox"),
+    path("reverse-dns/", ptr_exceptions.ptr_exceptions, name="ptr_exceptions"),
+    path("reverse-dns/<int:pk>/end/", ptr_exceptions.end_ptr_exception, name="end_ptr_exception"),
     path("trace/", trace.trace, name="trace"),
     path("settings/", settings.settings, name="settings"),
     path("account/", mailboxes.account, name="account"),

@@ -7,8 +7,9 @@ from django.urls import get_resolver
 from django.urls.resolvers import URLPattern
 from django_tenants.utils import schema_context
 
+from filtering.policy.ptr_exceptions import grant
 from portal.tenants.models import MailDomain
-from portal.tenants.people.models import Mailbox, SenderRule, User
+from portal.tenants.people.models import Mailbox, PtrException, SenderRule, User
 from quarantine.models import Recipient, State
 from tests.kept_mail import keep
 from tests.portal.browsing import browse, get_text
@@ -18,10 +19,10 @@ ELSEWHERE = {"digest_link", "healthz"}  # tested beside their own code
 OPEN = {"brand_logo", "brand_theme", "help_reverse_dns", "sign_in", "account_login", "account_inactive"}
 ALLAUTH = {"sign_out", "account_logout", "change_password", "account_change_password"}
 FOR_ALL = {"quarantine", "act", "rules", "report", "account", "send_report", "forget_browsers"}
-FOR_ADMINS = {"mailboxes", "domains", "trace"}
+FOR_ADMINS = {"mailboxes", "domains", "ptr_exceptions", "trace"}
 FOR_PROVIDER = {"settings"}
 OF_MESSAGE = {"message", "message_html", "message_raw", "rule_sender"}
-OF_ROW = {"mailbox", "domain", "check_mailbox", "remove_rule"}
+OF_ROW = {"mailbox", "domain", "check_mailbox", "remove_rule", "end_ptr_exception"}
 SECRET = "SECRET-OF-BOB"
 
 pytestmark = pytest.mark.django_db
@@ -38,7 +39,8 @@ def make_bobs_things() -> dict[str, int]:
     mailbox = Mailbox.objects.get(address="bob@alpha.test")
     rule = SenderRule.objects.create(action="allow", pattern="secret-of-bob@far.test", mailbox=mailbox)
     row = message.recipients.get().pk
-    own = dict.fromkeys(OF_MESSAGE, row)
+    exception = grant("192.0.2.25", domain_id=mailbox.domain_id, days=7, reason=SECRET, by="alice@acme.test")
+    own = dict.fromkeys(OF_MESSAGE, row) | {"end_ptr_exception": exception.pk}
     of_domain = dict.fromkeys(("domain", "check_mailbox"), mailbox.domain_id)
     return own | of_domain | {"remove_rule": rule.pk, "mailbox": mailbox.pk}
 
@@ -59,6 +61,8 @@ PATHS = {
     "forget_browsers": "/account/forget-browsers/",
     "mailboxes": "/mailboxes/",
     "domains": "/domains/",
+    "ptr_exceptions": "/reverse-dns/",
+    "end_ptr_exception": "/reverse-dns/{}/end/",
     "trace": "/trace/",
     "settings": "/settings/",
     "message": "/m/{}/",
@@ -83,6 +87,7 @@ def test_anothers_things_do_not_exist(acme, who, verb):
         assert SECRET not in get_text(response)
     assert Recipient.objects.get(pk=things["message"]).state == State.QUARANTINED
     assert SenderRule.objects.filter(pk=things["remove_rule"]).exists()
+    assert PtrException.objects.get().ended_at is None
 
 
 @pytest.mark.parametrize("verb", ["get", "post"])
@@ -121,7 +126,7 @@ def test_mallory_is_a_stranger_at_acme(acme, verb):
 def test_acmes_ids_lead_nowhere_at_globex(acme, verb):
     things = make_bobs_things()
     client = browse("mallory", at="globex")
-    for name in OF_MESSAGE | {"domain", "check_mailbox", "remove_rule"}:
+    for name in OF_MESSAGE | {"domain", "check_mailbox", "remove_rule", "end_ptr_exception"}:
         response = getattr(client, verb)(PATHS[name].format(things[name]))
         assert response.status_code == 404, (name, verb)
         assert SECRET not in get_text(response)

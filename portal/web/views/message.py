@@ -64,6 +64,7 @@ def get_facts(user: User, row: Recipient) -> dict[str, Any]:
         "sender_domain": sender.rpartition("@")[2],
         "scopes": list_scopes(user, row),
         "may_act": may_act(row.state),
+        "may_except": row.message.ptr_status == "none" and looks_after(user, row.domain_id),
         "may_release": may_release(user, row),
         "may_download": may_download(user, row),
     }
