@@ -178,12 +178,16 @@ def make_databases(url: str) -> dict[str, Any]:
     return {"default": database}
 
 
+CACHE_SECONDS = 2.0  # to connect, and for an answer: a cache that hangs must not hang a page
+
+
 def make_caches(url: str) -> dict[str, Any]:
     """The cache, with keys that carry the schema: an entry of one provider is nothing at another's."""
     return {
         "default": {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
             "LOCATION": url,
+            "OPTIONS": {"socket_connect_timeout": CACHE_SECONDS, "socket_timeout": CACHE_SECONDS},
             "KEY_FUNCTION": "django_tenants.cache.make_key",
             "REVERSE_KEY_FUNCTION": "django_tenants.cache.reverse_key",
         }

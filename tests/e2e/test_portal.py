@@ -198,6 +198,7 @@ def test_no_page_is_wider_than_its_window(portal, mails, browser, sign_in, width
         "/senders/",
         "/mailboxes/",
         "/domains/",
+        "/reverse-dns/",
         "/settings/",
         "/trace/",
         "/account/",
@@ -217,10 +218,12 @@ def test_every_field_and_button_has_a_name(portal, mails, browser, sign_in):
         "/senders/",
         "/mailboxes/",
         "/domains/",
+        "/reverse-dns/",
         "/settings/",
         "/trace/",
         "/account/",
         "/account/password/",
+        "/help/reverse-dns",
     ):
         page.goto(base + path)
         assert page.locator("h1").count() == 1, path

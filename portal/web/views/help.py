@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from http import HTTPStatus
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_http_methods
+
+from filtering.evidence.addresses import MAX_CHARACTERS, Address, read_address
+from portal.web.limits import get_client
+from portal.web.ptr_check import Refusal, check_address
+
+STATUS = {
+    Refusal.LIMITED: HTTPStatus.TOO_MANY_REQUESTS,
+    Refusal.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
+    Refusal.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+}
 
 
-@require_safe
+@require_http_methods(["GET", "HEAD", "POST"])
 def reverse_dns(request: HttpRequest) -> HttpResponse:
-    ip = read_ip(request.GET.get("ip", ""))
-    return render(
-        request, "web/help_reverse_dns.html", {"ip": ip, "name": ip_address(ip).reverse_pointer if ip else ""}
-    )
+    """What it means to be refused for want of reverse DNS; by POST, with a look at an address.
+
+    A look-up needs a POST: programs that open the links of an error message cause none.
+    """
+    asked = request.POST if request.method == "POST" else request.GET
+    address = read_address(asked.get("ip", ""))
+    context: dict[str, Any] = {"typed": request.POST.get("ip", "")[:MAX_CHARACTERS], "status": HTTPStatus.OK}
+    if address:
+        context |= {"ip": str(address), "name": address.reverse_pointer}
+    if request.method == "POST":
+        context |= look(request, address)
+    response = render(request, "web/help_reverse_dns.html", context, status=context["status"])
+    response["Cache-Control"] = "no-store"
+    return response
 
 
-def read_ip(text: str) -> str:
-    """An address in its usual form; empty for anything else."""
-    try:
-        return str(ip_address(text.strip().split("%")[0]))
-    except ValueError:
-        return ""
+def look(request: HttpRequest, address: Address | None) -> dict[str, Any]:
+    """What is told about the address: `seen`, and the status of the answer."""
+    if address is None:
+        return {"seen": "no_address", "status": HTTPStatus.BAD_REQUEST}
+    found = check_address(address, client=get_client(request))
+    if isinstance(found, Refusal):
+        return {"seen": found.value, "status": STATUS[found]}
+    return {"seen": found.status.value, "ptr_name": found.name}
