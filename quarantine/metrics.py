@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 REGISTRY = CollectorRegistry()
 QUICK_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 SLOW_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-RECORDS = (1, 2, 5, 10, 20, 50, 100)
+ITEMS = (1, 2, 5, 10, 20, 50, 100)
 VERBS = frozenset(
     {"HELO", "EHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "AUTH"}
     | {"STARTTLS", "XCLIENT", "XFORWARD"}
@@ -39,35 +39,50 @@ def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...]) -
     return Histogram(f"lazaret_{name}", text, labels, buckets=buckets, registry=REGISTRY)
 
 
-# The gateway. `cause` is a quarantine.causes.Cause, or empty; outcomes are those of the page of counts.
-CONNECTIONS = _count("connections", "Connections that ended, by outcome and cause.", "outcome", "cause")
+# The gateway. `cause` is a quarantine.causes.Cause, or empty.
+CONNECTIONS = _count(
+    "connections",
+    "Connections that ended: by the client (ended), by us for now (deferred) or for good (refused); and why.",
+    *("outcome", "cause"),
+)
 OPEN_SESSIONS = _gauge("open_sessions", "SMTP sessions open now.")
 COMMANDS = _count("commands", "SMTP commands, by verb and class of the reply.", "verb", "reply")
-TRANSACTIONS = _count("transactions", "Mail transactions that ended, by outcome and cause.", "outcome", "cause")
+RECIPIENTS = _count(
+    "recipients",
+    "Recipients by what became of their mail, and why; a connection that named none is one. As on the page of counts.",
+    *("outcome", "cause"),
+)
 RECEIVED_BYTES = _count("received_bytes", "Octets of messages received.")
 DATA_REPLY_SECONDS = _histogram(
     "data_reply_seconds", "Seconds from the end of a message to the reply.", buckets=QUICK_SECONDS
 )
 IN_HAND_BYTES = _gauge("in_hand_bytes", "Octets of messages that sessions have in memory now.")
-EVENT_LOOP_LAG_SECONDS = _gauge("event_loop_lag_seconds", "How late the gateway's event loop is, at its worst.")
+EVENT_LOOP_LAG_SECONDS = _gauge(
+    "event_loop_lag_seconds", "How late a gateway's event loop was at its worst in the last 10 to 20 seconds."
+)
 SHED = _count("shed", "Connections and messages told to come later, to keep the gateway well, by cause.", "cause")
-DUPLICATES = _count("duplicates", "Messages sent again although they were taken, answered 250 and not kept twice.")
+DUPLICATES = _count("duplicates", "Messages sent again although they were taken: answered 250, not kept twice.")
 
 # The store
-COMMIT_SECONDS = _histogram("commit_seconds", "Seconds that a commit of received mail took.", buckets=QUICK_SECONDS)
-COMMIT_RECORDS = _histogram("commit_records", "Records that shared a commit.", buckets=RECORDS)
-STORE_QUEUE_RECORDS = _gauge("store_queue_records", "Records that wait for the next commit.")
+COMMIT_SECONDS = _histogram("commit_seconds", "Seconds that a commit of the gateway took.", buckets=QUICK_SECONDS)
+COMMIT_ITEMS = _histogram("commit_items", "Messages, refusals and notes that shared a commit.", buckets=ITEMS)
+STORE_QUEUE_ITEMS = _gauge("store_queue_items", "Messages and refusals that wait for the next commit.")
+STORE_QUEUE_OLDEST_SECONDS = _gauge(
+    "store_queue_oldest_seconds", "Age of the oldest of them, those being committed included."
+)
+STORE_CLOSED = _gauge("store_closed", "Gateways that cannot store anything, because PostgreSQL does not.")
 
 # What is asked of others
-PTR_LOOKUPS = _count("ptr_lookups", "Reverse DNS of clients, by outcome.", "outcome")
+PTR_LOOKUPS = _count("ptr_lookups", "New look-ups of the reverse DNS of clients, by outcome.", "outcome")
 PTR_LOOKUP_SECONDS = _histogram(
-    "ptr_lookup_seconds", "Seconds until the reverse DNS of a client was known.", buckets=QUICK_SECONDS
+    "ptr_lookup_seconds", "Seconds until a client's reverse DNS was known, remembered or not.", buckets=QUICK_SECONDS
 )
 REVERSE_DNS_BREAKER_OPEN = _gauge(
     "reverse_dns_breaker_open", "Gateways whose reverse DNS rule is off, because too many look-ups fail."
 )
-DNS_ANSWERS = _count("dns_answers", "Answers of the DNS resolver, by outcome.", "outcome")
-CALL_OUTS = _count("call_outs", "Customers' servers asked for a mailbox, by outcome.", "outcome")
+RECIPIENT_CHECKS = _count(
+    "recipient_checks", "Recipients without a mailbox here, by how it was decided if they may have mail.", "outcome"
+)
 
 # The courier
 DELIVERY_ATTEMPTS = _count("delivery_attempts", "Recipients tried to deliver to, by lane and result.", "lane", "result")
@@ -86,12 +101,19 @@ TASK_SECONDS = _histogram("task_seconds", "Seconds that a task of the worker too
 PROCESS_CPU_SECONDS = _count("process_cpu_seconds", "Seconds of processor time used, by process.", "process")
 PROCESS_RESIDENT_BYTES = _gauge("process_resident_bytes", "Memory in use, by process.", "process")
 
-HIGHEST = frozenset({"lazaret_event_loop_lag_seconds"})  # gauges of which the highest counts; the others are added up
+HIGHEST = frozenset(
+    {"lazaret_event_loop_lag_seconds", "lazaret_store_queue_oldest_seconds"}
+)  # gauges of which the highest counts; the others are added up
 
 
 def count_command(verb: str, code: int) -> None:
     """An SMTP command, whatever a client calls a command, and the code of its reply."""
     COMMANDS.labels(verb if verb in VERBS else "other", f"{code // 100}xx").inc()
+
+
+def count_connection(cause: str, code: int) -> None:
+    """A connection that ended: by our last reply, or (code 0) by the client."""
+    CONNECTIONS.labels({0: "ended", 5: "refused"}.get(code // 100, "deferred"), cause).inc()
 
 
 def follow(counter: Counter, counts: Mapping[str, int]) -> Callable[[], None]:

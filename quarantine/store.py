@@ -21,6 +21,7 @@ from psycopg import AsyncConnection, AsyncCursor, OperationalError, errors
 from psycopg.rows import TupleRow
 
 from portal.tenants.database import Pool, finish_within, is_outage
+from quarantine import metrics
 from quarantine.faults import name_fault
 from quarantine.locks import PUBLIC, LockWatch
 from quarantine.platform.heartbeat import UPSERT
@@ -160,6 +161,7 @@ class Store:
         """Have records of what did not become custody written within a second or so. While PostgreSQL is away they
         wait, up to MAX_NOTES of them.
         """
+        measure(records)
         if len(self._notes) >= MAX_NOTES:
             self.lost_notes += len(records)
             if self.lost_notes % 1000 == len(records) % 1000:
@@ -292,6 +294,7 @@ class Store:
 
         False when PostgreSQL is out of reach: then nothing more is tried for this batch.
         """
+        begun = time.monotonic()
         try:
             answers = await self._finish(COMMIT_SECONDS, self._commit(batch))
         except errors.LockNotAvailable:
@@ -307,8 +310,12 @@ class Store:
             log.error("store_refused_item error=%s", name_fault(error))
             batch[0].fail()
             return True
+        metrics.COMMIT_SECONDS.observe(time.monotonic() - begun)
+        metrics.COMMIT_ITEMS.observe(len(batch))
         for item, answer in zip(batch, answers, strict=True):
             item.succeed(answer)
+            if not item.is_note:
+                measure(item.rows, again=answer is not None)
         return True
 
     async def _write_free(self, batch: list[_Item]) -> bool:
@@ -379,6 +386,15 @@ def _make_item(records: tuple[Record, ...], *, is_note: bool = False) -> _Item:
     numbers = tuple(record for record in records if isinstance(record, Count))
     done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
     return _Item(rows, numbers, tuple(map(make_statement, rows)), done, is_note)
+
+
+def measure(records: Iterable[Record], *, again: bool = False) -> None:
+    """Count what the table of counts will have too; where PostgreSQL is away, before it does."""
+    metrics.DUPLICATES.inc(again)
+    for record in records:
+        for (_, _, _, kind, cause), number in list_hours(record, again=again):
+            if kind != "dns":
+                metrics.RECIPIENTS.labels(kind, cause).inc(number)
 
 
 async def _read_first(cursor: AsyncCursor[TupleRow]) -> str | None:

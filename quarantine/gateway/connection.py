@@ -11,6 +11,7 @@ from typing import cast
 from aiosmtpd.smtp import SMTP
 
 from portal.tenants.directory import DirectoryUnavailable
+from quarantine import metrics
 from quarantine.causes import Cause
 from quarantine.faults import name_fault
 from quarantine.gateway import replies
@@ -137,7 +138,9 @@ class Connection(SMTP):
             self._send(replies.NOT_READY)
         finally:
             self._services.forget(self, self._peer)
-            self.end(*self._ending)
+            cause, reply = self._ending
+            metrics.count_connection(cause, reply.code if reply else 0)
+            self.end(cause, reply)
             if self._wire:
                 self._flush()
                 self._wire.close()
@@ -191,6 +194,7 @@ class Connection(SMTP):
             reply = replies.LINE_TOO_LONG
         self._send(reply)
         self.answered(name, reply)
+        metrics.count_command(name, reply.code)
         if end := self._count(name, reply):
             self._send(end)
             return end

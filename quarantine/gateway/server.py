@@ -17,7 +17,6 @@ from pathlib import Path
 import psycopg
 from django.conf import settings
 
-from filtering.evidence.ptr import look_up_ptr
 from filtering.evidence.resolver import Resolver
 from filtering.learning.classifier import Classifier, get_model_path
 from portal.tenants.database import make_pool
@@ -26,6 +25,7 @@ from quarantine.delivery.callout import Callout
 from quarantine.examiners import Examiners
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.load import SIZES_FREE, Load, find_data
+from quarantine.gateway.measures import keep_measuring, look_up_client
 from quarantine.gateway.recipients import RecipientFinder
 from quarantine.gateway.services import Services
 from quarantine.gateway.session import Session
@@ -76,7 +76,7 @@ class Gateway:
             intake=intake,
             load=self.load,
             ledger=Ledger(self.store.note),
-            look_up_ptr=functools.partial(look_up_ptr, resolver=self.resolver),
+            look_up_ptr=functools.partial(look_up_client, resolver=self.resolver),
             limits=limits,
             tls=make_tls_context(),
             trusted_networks=settings.XCLIENT_NETWORKS,
@@ -97,7 +97,7 @@ class Gateway:
         )
         await self.pool.open(wait=False)
         await self.directory.start()
-        work = (self._get_ready(), self._beat(), self.resolver.watch(), self.load.run())
+        work = (self._get_ready(), self._beat(), self.resolver.watch(), self.load.run(), keep_measuring(self))
         self._tasks = [asyncio.create_task(part) for part in work]
 
     async def wait_until_ready(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from filtering.evidence import PtrEvidence, PtrStatus
 from portal.tenants.directory import Addressee, UnknownMailbox
+from quarantine import metrics
 from quarantine.causes import Cause
 from quarantine.faults import name_fault
 from quarantine.gateway import replies
@@ -400,12 +401,15 @@ class Session(Connection):
         return await asyncio.shield(work)
 
     async def _receive(self, mail: Mail, data: Data) -> Reply:
+        begun = self._loop.time()
         try:
             reply = await self._decide(mail, data)
         except Exception as error:  # noqa: BLE001 - the sender is told to come again, and it is on record
             cause, reply = name_cause(error), replies.TEMPORARY
             log.error("message_deferred trace=%s client=%s error=%s", mail.trace_id, self._ip, name_fault(error))
             self._put_off(mail, cause, reply)
+        metrics.RECEIVED_BYTES.inc(data.size)
+        metrics.DATA_REPLY_SECONDS.observe(self._loop.time() - begun)
         details = (mail.trace_id, self._ip, len(mail.recipients), data.size, reply.code)
         log.info("message trace=%s client=%s recipients=%d octets=%d code=%d", *details)
         return reply
