@@ -78,18 +78,14 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A recipient that was neither taken nor refused: we said 4xx, or the client did not finish."""
+    """A recipient of a transaction that brought no message."""
 
     given: str
     domain: ServedDomain | None  # None: nobody's, or it could not be asked
     mailbox_id: int | None
     cause: Cause
     reply: str  # the last that was given about it
-    is_deferred: bool  # by us
-
-    @property
-    def event(self) -> str:
-        return "deferred" if self.is_deferred else "unfinished"
+    event: str  # deferred: we said 4xx; refused: we said 5xx to the sender; unfinished: the client did not go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,7 +423,8 @@ def make_refusal(recipient: Recipient, verdict: Verdict, cause: Cause, reply: st
 def make_left(left: Left, domain: ServedDomain) -> Outcome:
     text = f"{left.reply} [{left.cause.label}]"
     place = left.given, domain.id, left.mailbox_id
-    return Outcome(*place, State.UNFINISHED, UNJUDGED, left.reply, left.event, text, left.cause)
+    state = State.REFUSED if left.event == "refused" else State.UNFINISHED
+    return Outcome(*place, state, UNJUDGED, left.reply, left.event, text, left.cause)
 
 
 def _with_answer(transaction: Transaction, reply: str) -> Transaction:

@@ -103,7 +103,8 @@ Record = Filing | Unrouted | Count
 Statement = tuple[sql.Composed | str, dict[str, Any]]
 Hour = tuple[datetime, str, int, str, str]  # hour, schema, domain, kind, cause
 
-# A transaction whose recipients were refused one by one before has its row already: later news replaces the older.
+# A transaction whose recipients were refused one by one before has its row already: later news replaces the older, but
+# never a message. (One is there where we could not know that its commit had succeeded and noted that it was put off.)
 # `first` has a row where the same message was taken a moment ago: then nothing is stored but that it came again.
 FILE = """
 WITH {first}, message AS (
@@ -119,6 +120,7 @@ WITH {first}, message AS (
         header_from = excluded.header_from, subject = excluded.subject, message_id = excluded.message_id,
         evidence = excluded.evidence, policy_release = greatest(m.policy_release, excluded.policy_release),
         replies = excluded.replies
+    WHERE m.sha256 IS NULL
     RETURNING id
 ), content AS (
     INSERT INTO {schema}.quarantine_content (message_id, codec, data)

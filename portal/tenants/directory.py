@@ -150,6 +150,7 @@ class Directory:
         self._pool = pool
         self._hostname = hostname.lower()
         self._domains: dict[str, ServedDomain] | None = None
+        self._last_domains: dict[str, ServedDomain] = {}
         # An answer holds as long as nothing has changed since its look-up began: to drop all costs nothing.
         self._known: OrderedDict[str, tuple[Change, Answer]] = OrderedDict()
         self._unknown: OrderedDict[str, tuple[Change, Answer]] = OrderedDict()
@@ -193,8 +194,8 @@ class Directory:
         return self._recall(address, domain) or await self._look_up(address, domain)
 
     def recall_domain(self, address: str) -> ServedDomain | None:
-        """The served domain of an address, as far as it is in memory."""
-        return (self._domains or {}).get(address.lower().rpartition("@")[2])
+        """The served domain of an address as it was last known, for the record; nothing is asked."""
+        return self._last_domains.get(address.lower().rpartition("@")[2])
 
     def _find_home(self, domains: dict[str, ServedDomain]) -> str:
         for name in domains:
@@ -222,7 +223,7 @@ class Directory:
                 rows = await self._fetch(DOMAINS)
                 domains = {row[1]: ServedDomain(*row) for row in rows}
                 if change == self._changes[PUBLIC]:
-                    self._domains = domains
+                    self._domains = self._last_domains = domains
             return self._domains
 
     async def _look_up(self, address: str, domain: ServedDomain) -> Answer:

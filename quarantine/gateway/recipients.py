@@ -86,7 +86,7 @@ class RecipientFinder:
         self.counts: Counter[str] = Counter()
 
     def recall_domain(self, address: str) -> ServedDomain | None:
-        """The served domain of an address, as far as it is in memory."""
+        """The served domain of an address as it was last known, for the record; nothing is asked."""
         return self._directory.recall_domain(address)
 
     async def find(self, address: str) -> Found:

@@ -23,7 +23,7 @@ from quarantine.gateway.memory import Share
 from quarantine.gateway.recipients import Undecided
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
-from quarantine.gateway.story import CAUSES, MAX_SAID, Mail, is_by_us
+from quarantine.gateway.story import CAUSES, MAX_SAID, Declined, Mail, name_outcome
 from quarantine.gateway.xclient import read_xclient
 from quarantine.intake import END_OF_DATA, Left, Recipient, Result, await_ptr
 from quarantine.records import NOBODY, Transaction
@@ -54,6 +54,7 @@ class Session(Connection):
         self._messages = 0
         self._chunks: Chunks | None = None  # of a message that is being sent by BDAT
         self._broken: Reply | None = None  # what was said to a chunk without which the others are worth nothing
+        self._declined: Declined | None = None
         self._transactions = 0
         self._said: list[tuple[str, str]] = []  # of a connection that has not brought mail yet
 
@@ -77,6 +78,7 @@ class Session(Connection):
 
     def end(self, cause: Cause, reply: Reply | None) -> None:
         """What is open is put on record, and so is a connection that brought no mail."""
+        self._settle()
         if self._mail:
             self._leave(cause, reply)
         elif not self._transactions and reply is None and cause is Cause.DISCONNECTED:
@@ -94,8 +96,25 @@ class Session(Connection):
             self._chunks.close()
         self._mail = self._chunks = self._broken = None
 
+    def _settle(self) -> None:
+        """Put on record what was declined at MAIL."""
+        declined, self._declined = self._declined, None
+        if declined:
+            mail, cause, reply = declined.mail, declined.cause, declined.reply
+            if not self._services.intake.note_left(self._sketch(mail), mail.left.values()):
+                self._note(cause, reply, mail)
+
+    def _overhear(self, argument: bytes) -> None:
+        if self._declined:
+            mail, cause, reply = self._declined.mail, self._declined.cause, self._declined.reply
+            address, problem = self._read_recipient(argument, mail)
+            domain = None if problem else self._services.recipients.recall_domain(address)
+            if domain:
+                mail.put_off(address, domain, cause, reply)
+
     def _leave(self, cause: Cause, reply: Reply | None = None) -> None:
         """The transaction, if there is one, ends without a message: by the client, or by us with a reply."""
+        self._settle()
         mail = self._mail
         self._forget_mail()
         if mail is None:
@@ -104,15 +123,13 @@ class Session(Connection):
             mail.say(cause.label, reply)
         transaction = self._sketch(mail)
         if not self._services.intake.note_left(transaction, mail.list_left(cause, reply), mail.filed):
-            outcome = "deferred" if is_by_us(cause, reply) else "unfinished"
-            self._services.ledger.add(transaction, cause, outcome, str(reply or ""))
+            self._services.ledger.add(transaction, cause, name_outcome(cause, reply), str(reply or ""))
 
     def _note(self, cause: Cause, reply: Reply | None, mail: Mail | None = None, recipient: str = "") -> None:
         """Put on the operator's record what reached no provider."""
         said = tuple((NOBODY, command, text) for command, text in self._said)
         transaction = self._sketch(mail) if mail else replace(self._sketch(Mail("", utf8=True)), said=said)
-        outcome = "refused" if reply and reply.code >= 500 else "deferred" if is_by_us(cause, reply) else "unfinished"
-        self._services.ledger.add(transaction, cause, outcome, str(reply or ""), recipient)
+        self._services.ledger.add(transaction, cause, name_outcome(cause, reply), str(reply or ""), recipient)
 
     def answered(self, name: str, reply: Reply) -> None:
         if len(self._said) < MAX_SAID and not self._transactions:
@@ -189,11 +206,12 @@ class Session(Connection):
             return replies.NESTED_MAIL
         if self._messages >= self._limits.messages:
             return replies.TOO_MANY_MESSAGES
+        self._settle()
         self._transactions += 1
         mail, reply = self._read_mail(argument)
         mail.say(f"MAIL FROM:<{mail.sender}>", reply)
         if reply.is_error:
-            self._note(CAUSES[reply], reply, mail)
+            self._declined = Declined(mail, CAUSES[reply], reply)
         else:
             self._mail, self._broken = mail, None
         return reply
@@ -233,6 +251,7 @@ class Session(Connection):
     async def smtp_RCPT(self, argument: bytes) -> Reply:  # noqa: N802
         mail = self._mail
         if mail is None:
+            self._overhear(argument)
             return replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
         if self._chunks or self._broken:
             return replies.BDAT_UNDER_WAY
@@ -251,7 +270,7 @@ class Session(Connection):
             mail.put_off(address, domain, name_cause(error), replies.TEMPORARY)
             raise
         except asyncio.CancelledError:
-            mail.leave(Left(address, domain, None, Cause.DISCONNECTED, "", is_deferred=False))
+            mail.leave(Left(address, domain, None, Cause.DISCONNECTED, "", "unfinished"))
             raise
 
     def _read_recipient(self, argument: bytes, mail: Mail) -> tuple[str, Reply | None]:

@@ -86,8 +86,8 @@ class Mail:
             self.filed.add(found.domain.schema)
 
     def put_off(self, given: str, domain: ServedDomain | None, cause: Cause, reply: Reply) -> None:
-        """A recipient that the sender was told to try again."""
-        self.leave(Left(given, domain, None, cause, str(reply), is_deferred=True))
+        """A recipient that is not taken, because of this reply."""
+        self.leave(Left(given, domain, None, cause, str(reply), name_outcome(cause, reply)))
         self._say_to(given, domain, reply)
 
     def _say_to(self, given: str, domain: ServedDomain | None, reply: Reply) -> None:
@@ -95,17 +95,28 @@ class Mail:
 
     def list_left(self, cause: Cause, reply: Reply | None) -> list[Left]:
         """All recipients that are neither taken nor refused, when the transaction ends for this reason."""
-        text, by_us = str(reply or replies.RECIPIENT_OK), is_by_us(cause, reply)
+        text, outcome = str(reply or replies.RECIPIENT_OK), name_outcome(cause, reply)
         ended = [
-            Left(each.given, each.addressee.domain, each.addressee.mailbox_id, cause, text, by_us)
+            Left(each.given, each.addressee.domain, each.addressee.mailbox_id, cause, text, outcome)
             for each in self.recipients.values()
         ]
         return [*self.left.values(), *ended]
 
 
-def is_by_us(cause: Cause, reply: Reply | None) -> bool:
-    """Whether it was us who put the mail off, and not a client that did not go on."""
-    return reply is not None and cause is not Cause.TIMEOUT
+def name_outcome(cause: Cause, reply: Reply | None) -> str:
+    """Who ended it: we, for good or for now, or a client that did not go on."""
+    if reply is None or cause is Cause.TIMEOUT:
+        return "unfinished"
+    return "deferred" if reply.code < 500 else "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """A transaction that was refused or put off at MAIL. A client that pipelines has named its recipients already."""
+
+    mail: Mail
+    cause: Cause
+    reply: Reply
 
 
 class Ledger:

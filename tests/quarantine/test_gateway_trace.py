@@ -166,12 +166,34 @@ def test_nobody_learns_of_another_providers_recipients(gateway):
 
 def test_a_sender_without_recipients_is_on_the_operators_record(gateway):
     client = gateway.open()
-    client.talk(MAIL, "RSET", "MAIL FROM:<big@sender.test> SIZE=999999999", "RCPT TO:<bob@alpha.test>")
+    client.talk(MAIL, "RSET", "MAIL FROM:<big@sender.test> SIZE=999999999", "RCPT TO:<you@elsewhere.test>")
     client.close()
     assert list_unrouted(gateway) == [
         ("unfinished", "reset", "", 1),
         ("refused", "too_big", "552 5.3.4 Message is larger than this server accepts", 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "kind", "row"),
+    [
+        (" SIZE=999999999", "refused", ("bob@alpha.test", "refused", "too_big")),
+        (" SIZE=9", "deferred", ("bob@alpha.test", "unfinished", "no_room")),
+    ],
+)
+def test_recipients_named_before_mail_was_answered_are_on_record(gateway, monkeypatch, parameter, kind, row):
+    gateway.run(gateway.services.recipients.find("bob@alpha.test"))
+    monkeypatch.setattr(gateway.services.memory, "has_room", lambda *_: False)
+    client = gateway.open()
+    client.send(f"{MAIL}{parameter}\r\n{RCPT}\r\nDATA\r\n".encode())
+    replies = [client.read_reply() for _ in range(3)]
+    assert replies[1:] == ["503 5.5.1 Send MAIL first"] * 2
+    client.close()
+    story = read_story(gateway)
+    assert story["rows"] == [row]
+    assert story["events"][0][0] == kind
+    assert story["replies"] == [["MAIL FROM:<ann@sender.test>", replies[0]], ["RCPT TO:<bob@alpha.test>", replies[0]]]
+    assert not Unrouted.objects.exists()
 
 
 def test_connections_without_mail_share_a_row(gateway):

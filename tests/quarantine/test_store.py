@@ -364,6 +364,18 @@ async def count_unrouted() -> int:
     return row[0] if row else 0
 
 
+def test_a_note_never_harms_a_message_that_was_stored_all_the_same():
+    """The answer to a commit was lost: we say 451 and note that the mail was put off."""
+    filing = make_filing()
+    put_off = replace(filing.outcomes[0], state=State.UNFINISHED, event="deferred", cause=Cause.UNAVAILABLE)
+    assert run(filing, replace(filing, outcomes=(put_off,), size=0, sha256=None, stored=None)) == [True, True]
+    assert count() == (1, 1, 1, 1, 1)
+    with schema_context("sp_acme"):
+        message = Message.objects.get()
+        assert (message.size, bytes(message.sha256)) == (len(RAW), b"x" * 32)
+        assert Recipient.objects.get().state == "delivering"
+
+
 def test_notes_outlast_a_database_that_is_away(monkeypatch):
     monkeypatch.setattr("quarantine.store.PAUSE_SECONDS", 0.05)
 
