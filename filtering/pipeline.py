@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from filtering.checks import classifier, eicar, gtube, reverse_dns, sender_rules
+from filtering.checks import classifier, eicar, gtube, reverse_dns, sender_rules, structure
 from filtering.evidence import Evidence, PtrEvidence
 from filtering.message import InboundMessage
 from filtering.policy.values import Policy
@@ -21,6 +21,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("sender_rules", sender_rules.check),
     ("eicar", eicar.check),
     ("gtube", gtube.check),
+    ("structure", structure.check),
     ("classifier", classifier.check),
 )
 # Findings that name a category decide whatever the points say; the first of these that is there.

@@ -28,8 +28,10 @@ def read_content(raw: bytes) -> ContentEvidence:
 def _read(raw: bytes) -> ContentEvidence:
     found = walk(raw)
     senders = found.fields.get(b"from", [])
-    if len(senders) != 1:
-        found.note("several From fields" if senders else "no From field")
+    for name in ("From", "Date", "Message-ID", "Subject"):
+        given = len(found.fields.get(name.lower().encode(), []))
+        if given > 1 or (given == 0 and name != "Subject"):
+            found.note(f"several {name} fields" if given else f"no {name} field")
     sender = senders[0] if senders else b""
     return ContentEvidence(
         header_from=decode_header(sender),

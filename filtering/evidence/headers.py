@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import binascii
 import re
-from itertools import islice
+import string
+from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
 from filtering.evidence.text import decode, make_safe
@@ -21,6 +22,8 @@ _PARAMETER = re.compile(
 )
 # A quote without its end reaches to the end, and nothing is tried twice: time stays in proportion to the octets.
 _QUOTED = re.compile(r'"(?:[^"\\]|\\(?:.|\Z))*+(?:"|\Z)|\([^()]*\)', re.DOTALL)
+_COMMENT = re.compile(_QUOTED.pattern.encode(), re.DOTALL)
+_NOT_BASE64 = bytes(set(range(256)) - set(string.ascii_letters.encode() + string.digits.encode() + b"+/"))
 _ANGLE = re.compile(r"<([^<>]*)>")
 _BARE = re.compile(r"[^\s<>,;:\"()]{1,256}@[^\s<>,;:\"()]{1,256}")
 
@@ -80,31 +83,56 @@ def decode_base64(data: bytes) -> bytes:
         return binascii.a2b_base64(data)
     except binascii.Error:
         pass
-    clean = re.sub(rb"[^A-Za-z0-9+/]", b"", data)
+    clean = data.translate(None, _NOT_BASE64)
     clean = clean[: len(clean) - (len(clean) % 4 == 1)]
     return binascii.a2b_base64(clean + b"=" * (-len(clean) % 4))
 
 
-def parse_value(value: bytes) -> tuple[str, dict[str, str]]:
-    """A value with parameters (Content-Type, Content-Disposition): the lower-case value and the parameters.
+@dataclass(slots=True)
+class Value:
+    """A field such as Content-Type: what it says, in lower case, and all values of each parameter, the first counts."""
 
-    RFC 2231 continuations and charsets are joined; of a parameter given twice the first counts.
+    main: str = ""
+    parameters: dict[str, list[str]] = field(default_factory=dict)
+    read: int = 0  # parameters
+    is_cut: bool = False  # there are more of them
+
+    def get(self, name: str) -> str:
+        return self.parameters.get(name, [""])[0]
+
+
+def parse_value(value: bytes, limit: int = MAX_PARAMETERS) -> Value:
+    """A value with so many parameters (Content-Type, Content-Disposition). RFC 2231 pieces and charsets are joined.
+
+    Where comments or a parameter given twice leave a choice, all readings are there: a stranger may mean any.
     """
-    main = make_safe(decode(value[:256]).partition(";")[0], limit=128).lower()
-    plain: dict[str, str] = {}
+    bare = _COMMENT.sub(lambda found: found[0] if found[0].startswith(b'"') else b" ", value)
+    found = Value(make_safe(decode(bare[:256]).partition(";")[0], limit=128).lower())
+    for reading in dict.fromkeys((bare, value)):
+        _add_parameters(found, reading, limit)
+    return found
+
+
+def _add_parameters(found: Value, value: bytes, limit: int) -> None:
+    plain: list[tuple[str, str]] = []
     pieces: dict[str, list[tuple[int, bool, bytes]]] = {}
-    for match in islice(_PARAMETER.finditer(value), MAX_PARAMETERS):
+    for index, match in enumerate(_PARAMETER.finditer(value)):
+        if index >= limit:
+            found.is_cut = True
+            break
+        found.read += 1
         name, data = decode(match[1]).lower(), _unquote(match[2])
         base, star, rest = name.partition("*")
         if not star:
-            plain.setdefault(name, decode(data))
+            plain.append((name, decode(data)))
             continue
         number = rest.rstrip("*")
         position = int(number) if number.isascii() and number.isdigit() and len(number) < 4 else 0
         pieces.setdefault(base, []).append((position, name.endswith("*"), data))
-    for base, parts in pieces.items():
-        plain[base] = _join_pieces(parts)
-    return main, plain
+    joined = [(base, _join_pieces(parts)) for base, parts in pieces.items()]
+    for name, text in [*joined, *plain]:
+        if text not in (known := found.parameters.setdefault(name, [])):
+            known.append(text)
 
 
 def _unquote(data: bytes) -> bytes:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import binascii
 import re
+import string
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from filtering.evidence.headers import decode_base64, decode_header, find_fields, parse_value
+from filtering.evidence.headers import MAX_PARAMETERS, Value, decode_base64, decode_header, find_fields, parse_value
 from filtering.evidence.text import decode, make_safe
 
 __all__ = ["Part", "Walk", "decode_header", "list_parts", "walk"]
@@ -24,13 +26,26 @@ MAX_PART_BYTES = 2_097_152  # decoded, of one part
 MAX_TOTAL_BYTES = 8_388_608  # decoded, of all parts
 MAX_BOUNDARY_BYTES = 2048
 MAX_LOOKALIKES = 2000  # lines that begin like a delimiter and are none
+MAX_ENCODED = 8  # messages that are encoded as a whole, which RFC 2046 5.2.1 forbids
+MAX_BASE64_PIECES = 1000
 MAX_SOUGHT = 8  # times the octets of the message are gone over in search of delimiters
 LEAST_SOUGHT_BYTES = 16_777_216
 LF = 10
 MAX_FILENAME_CHARACTERS = 255
+MAX_ALL_PARAMETERS = 10_000  # of all fields
 
 _MIME_FIELDS = frozenset({b"content-type", b"content-transfer-encoding", b"content-disposition"})
-_TOP_FIELDS = _MIME_FIELDS | {b"from", b"subject", b"message-id"}
+_TOP_FIELDS = _MIME_FIELDS | {b"from", b"subject", b"message-id", b"date"}
+_MESSAGES = {"message/rfc822", "message/global"}
+_ENCODINGS = {b"": b"", b"7bit": b"", b"8bit": b"", b"binary": b"", b"base64": b"base64"}
+_ENCODINGS |= {b"quoted-printable": b"quoted-printable"}
+_BASE64_AND_SPACE = string.ascii_letters.encode() + string.digits.encode() + b"+/= \t\r\n"
+_NOT_BASE64 = bytes(set(range(256)) - set(_BASE64_AND_SPACE.rstrip()))
+_ODDITIES = (  # of a header: where readers disagree about where its lines or itself end
+    (re.compile(rb"\r[^\n]"), "a bare CR in a header"),
+    (re.compile(rb"\n[ \t]+\r?\n"), "a blank line within a header"),
+    (re.compile(rb"\0"), "NUL in a header"),
+)
 _MBOX_LINE = re.compile(rb">?From [^\n]{0,2000}\n")
 
 Fields = dict[bytes, list[bytes]]
@@ -78,7 +93,16 @@ def walk(raw: bytes) -> Walk:
     if b"\n" not in raw[:MAX_PART_HEADER_BYTES] and b"\r" in raw[:MAX_PART_HEADER_BYTES]:
         raw = raw.replace(b"\r", b"\n")  # line ends of an old Macintosh
     mbox = _MBOX_LINE.match(raw)
-    _Walker(raw, found).run(mbox.end() if mbox else 0)
+    walker = _Walker(raw, found)
+    walker.run(mbox.end() if mbox else 0, is_top=True)
+    waiting = walker.encoded
+    for _ in range(MAX_ENCODED):
+        if waiting:
+            walker = _Walker(waiting.pop(0), found)
+            walker.run(0)
+            waiting += walker.encoded
+    if waiting:
+        found.note("too many encoded messages within")
     return found
 
 
@@ -104,14 +128,18 @@ class _Walker:
         self.raw = raw
         self.found = found
         self.open: list[dict[bytes, _Sought]] = []  # by level
-        self.entered = self.lookalikes = self.header_bytes = 0
+        self.encoded: list[bytes] = []  # messages within, decoded
+        self.entered = len(found.parts)
+        self.lookalikes = self.header_bytes = 0
         self.blank_from, self.blank = -1, (-1, -1)  # the empty line found last, and from where it was sought
         self.leaf: Fields | None = None
+        self.kind = Value()  # of what was entered last
         self.leaf_start = 0
+        self.may_parse = MAX_ALL_PARAMETERS
         self.may_seek = max(MAX_SOUGHT * len(raw), LEAST_SOUGHT_BYTES)
 
-    def run(self, start: int) -> None:
-        position = self._enter(start, is_top=True)
+    def run(self, start: int, *, is_top: bool = False) -> None:
+        position = self._enter(start, is_top=is_top)
         while self.open:
             at, level, is_last, after = self._find_delimiter(position)
             if at < 0:
@@ -133,15 +161,15 @@ class _Walker:
             fields, body = self._read_header(start, is_top=is_top)
             if is_top:
                 self.found.fields = fields
-            kind, boundaries = self._get_kind(fields)
+            is_message, boundaries = self._get_kind(fields)
             is_top = False
-            if kind == "message/rfc822" and depth + len(self.open) < MAX_DEPTH and not _is_encoded(fields):
+            if is_message and depth + len(self.open) < MAX_DEPTH and not _is_encoded(fields):
                 start, depth = body, depth + 1
                 continue
             if boundaries and len(self.open) < MAX_DEPTH:
                 self._open(boundaries)
                 return max(body - 1, 0)  # the first delimiter may follow the header at once
-            if boundaries:
+            if boundaries or (is_message and not _is_encoded(fields)):
                 self.found.note("nested too deeply")
             self.leaf, self.leaf_start = fields, body
             return max(body - 1, 0)
@@ -160,7 +188,11 @@ class _Walker:
         self.header_bytes += min(end - start, limit)
         if body - start > limit:
             self.found.note("header too long")
-        return find_fields(self.raw[start : min(end, start + limit)], _TOP_FIELDS if is_top else _MIME_FIELDS), body
+        block = self.raw[start : min(end, start + limit)]
+        for oddity, problem in _ODDITIES:
+            if oddity.search(block):
+                self.found.note(problem)
+        return find_fields(block, _TOP_FIELDS if is_top else _MIME_FIELDS), body
 
     def _find_header_end(self, start: int) -> tuple[int, int]:
         """The end of the last line before the next empty line, and the end of that line."""
@@ -178,20 +210,34 @@ class _Walker:
             return lf + 1, lf + 2
         return (crlf + 1, crlf + 3) if crlf >= 0 else (size, size)
 
-    def _get_kind(self, fields: Fields) -> tuple[str, list[bytes]]:
-        """The type, and every boundary that any Content-Type field names: who says two means to be misread."""
-        kind, boundaries = "", []
-        for value in fields.get(b"content-type", []):
-            main, parameters = parse_value(value)
-            kind = kind or main
-            boundary = parameters.get("boundary", "").encode("utf-8", "replace").rstrip()
-            if main.startswith("multipart/") and 0 < len(boundary) <= MAX_BOUNDARY_BYTES:
-                boundaries.append(boundary)
-        if len(fields.get(b"content-type", [])) > 1:
-            self.found.note("several Content-Type fields")
-        if kind.startswith("multipart/") and not boundaries:
+    def _get_kind(self, fields: Fields) -> tuple[bool, list[bytes]]:
+        """Whether it is a message, and every boundary that it can be read to name: who says two means to be misread."""
+        values = [self._parse(value) for value in fields.get(b"content-type", [])]
+        self.kind = values[0] if values else Value("text/plain")
+        for name in _MIME_FIELDS:
+            if len(fields.get(name, [])) > 1:
+                self.found.note(f"several {name.decode().title()} fields")
+        multiparts = [value for value in values if value.main.startswith("multipart/")]
+        named = [text for value in multiparts for text in value.parameters.get("boundary", [])]
+        encoded = [text.encode("utf-8", "replace").rstrip() for text in dict.fromkeys(named)]
+        boundaries = [boundary for boundary in encoded if len(boundary) <= MAX_BOUNDARY_BYTES]
+        self._note_boundaries(fields, multiparts, boundaries)
+        return any(value.main in _MESSAGES for value in values), boundaries
+
+    def _parse(self, value: bytes) -> Value:
+        found = parse_value(value, min(MAX_PARAMETERS, self.may_parse))
+        self.may_parse -= found.read
+        if found.is_cut:
+            self.found.note("too many parameters")
+        return found
+
+    def _note_boundaries(self, fields: Fields, multiparts: list[Value], boundaries: list[bytes]) -> None:
+        if multiparts and not any(boundaries):
             self.found.note("a multipart without boundary")
-        return kind, boundaries
+        if len(boundaries) > 1:
+            self.found.note("several boundaries")
+        if multiparts and _is_encoded(fields):
+            self.found.note("an encoded multipart")
 
     def _open(self, boundaries: list[bytes]) -> None:
         if any(boundary in level for level in self.open for boundary in boundaries):
@@ -211,6 +257,7 @@ class _Walker:
                 return at, level, rest == b"--", (end + 1 if end >= 0 else len(self.raw))
             position = at + 1
             self.lookalikes += 1
+            self.found.note("a line like a delimiter")
         else:
             self.found.note("too many lines like a delimiter")
         return -1, 0, True, len(self.raw)
@@ -231,7 +278,7 @@ class _Walker:
                     self.may_seek -= known.seek(self.raw, boundary, max(position, known.at), best[0])
                 if known.is_found and known.at <= best[0]:
                     best = min(best, (known.at, -len(boundary), level, boundary))
-        return (best[0], best[2], best[3]) if best[3] else (-1, 0, b"")
+        return (best[0], best[2], best[3]) if best[0] < len(self.raw) else (-1, 0, b"")
 
     def _end_leaf(self, end: int) -> None:
         if self.leaf is None:
@@ -240,45 +287,89 @@ class _Walker:
         end = max(end, self.leaf_start)
         if self.raw[end - 1 : end] == b"\r":
             end -= 1
-        part = _make_part(fields, self.raw, self.leaf_start, end, MAX_TOTAL_BYTES - self.found.decoded)
-        self.found.decoded += len(part.data)
-        if part.is_cut:
-            self.found.note("a part was read in part")
-        self.found.parts.append(part)
+        for part in self._read_leaf(fields, end):
+            if len(self.found.parts) >= MAX_PARTS:
+                self.found.note("too many parts")
+                return
+            self.found.decoded += len(part.data)
+            if part.is_cut:
+                self.found.note("a part was read in part")
+            self.found.parts.append(part)
+            if part.content_type in _MESSAGES and _is_encoded(fields):
+                self.found.note("an encoded message within")
+                self.encoded.append(part.data)
+
+    def _read_leaf(self, fields: Fields, end: int) -> Iterator[Part]:
+        """The part that it is; where there is more than one way to decode it, the part in each."""
+        kind, disposition = self.kind, self._parse((fields.get(b"content-disposition") or [b""])[0])
+        filename = self._choose_name(disposition, kind)
+        main = kind.main if "/" in kind.main else "text/plain"
+        for encoding in self._list_encodings(fields):
+            readings, is_cut = self._decode(encoding, end)
+            for data in readings:
+                room = self._get_room()
+                yield Part(
+                    content_type=main,
+                    charset=make_safe(kind.get("charset"), limit=40),
+                    filename=filename,
+                    data=data[:room],
+                    is_attachment=disposition.main == "attachment" or bool(filename) or not main.startswith("text/"),
+                    is_cut=is_cut or len(data) > room,
+                )
+
+    def _get_room(self) -> int:
+        return max(0, min(MAX_PART_BYTES, MAX_TOTAL_BYTES - self.found.decoded))
+
+    def _decode(self, encoding: bytes, end: int) -> tuple[list[bytes], bool]:
+        """The body decoded, in each way it may be read, and whether there is more of it."""
+        room = self._get_room()
+        share = {b"base64": room * 3 // 2, b"quoted-printable": room * 3}.get(encoding, room)
+        body = self.raw[self.leaf_start : min(end, self.leaf_start + share)]
+        is_cut = self.leaf_start + len(body) < end
+        if encoding == b"quoted-printable":
+            return [binascii.a2b_qp(body)], is_cut
+        if encoding != b"base64":
+            return [body], is_cut
+        readings = _read_base64(body)
+        if len(readings) > 1:
+            self.found.note("base64 goes on after its end")
+        if body.translate(None, _BASE64_AND_SPACE):
+            self.found.note("other characters in base64")
+        return readings, is_cut
+
+    def _choose_name(self, disposition: Value, kind: Value) -> str:
+        texts = [*disposition.parameters.get("filename", []), *kind.parameters.get("name", [])]
+        names = [decode_header(text, MAX_FILENAME_CHARACTERS) for text in texts]
+        if len({name.rpartition(".")[2].lower() for name in names}) > 1:
+            self.found.note("a part with several names")
+        return next(filter(None, names), "")
+
+    def _list_encodings(self, fields: Fields) -> list[bytes]:
+        """How the body may be encoded: as it says, and where that is no encoding, as it is and as is meant perhaps."""
+        found: list[bytes] = []
+        for value in map(_tidy_encoding, fields.get(b"content-transfer-encoding") or [b""]):
+            if value in _ENCODINGS:
+                found.append(_ENCODINGS[value])
+                continue
+            self.found.note("unknown Content-Transfer-Encoding")
+            found += [b"", *(encoding for encoding in (b"base64", b"quoted-printable") if encoding in value)]
+        return list(dict.fromkeys(found))
 
 
-def _get_encoding(fields: Fields) -> bytes:
-    return (fields.get(b"content-transfer-encoding") or [b""])[0].partition(b";")[0].strip().lower()
+def _tidy_encoding(value: bytes) -> bytes:
+    return value.partition(b";")[0].strip().lower()
 
 
 def _is_encoded(fields: Fields) -> bool:
-    return _get_encoding(fields) in {b"base64", b"quoted-printable"}
+    return any(_ENCODINGS.get(_tidy_encoding(value)) for value in fields.get(b"content-transfer-encoding", []))
 
 
-def _make_part(fields: Fields, raw: bytes, start: int, end: int, room: int) -> Part:
-    kind, parameters = parse_value((fields.get(b"content-type") or [b"text/plain"])[0])
-    disposition, more = parse_value((fields.get(b"content-disposition") or [b""])[0])
-    data, is_cut = _decode_body(_get_encoding(fields), raw, start, end, max(0, min(MAX_PART_BYTES, room)))
-    filename = decode_header(more.get("filename") or parameters.get("name", ""), MAX_FILENAME_CHARACTERS)
-    kind = kind if "/" in kind else "text/plain"
-    return Part(
-        content_type=kind,
-        charset=make_safe(parameters.get("charset", ""), limit=40),
-        filename=filename,
-        data=data,
-        is_attachment=disposition == "attachment" or bool(filename) or not kind.startswith("text/"),
-        is_cut=is_cut,
-    )
-
-
-def _decode_body(encoding: bytes, raw: bytes, start: int, end: int, room: int) -> tuple[bytes, bool]:
-    if encoding == b"base64":
-        body = raw[start : min(end, start + room * 3 // 2)]
-        data = decode_base64(body)
-    elif encoding == b"quoted-printable":
-        body = raw[start : min(end, start + room * 3)]
-        data = binascii.a2b_qp(body)
-    else:
-        body = raw[start : min(end, start + room)]
-        data = body
-    return data[:room], len(data) > room or start + len(body) < end
+def _read_base64(body: bytes) -> list[bytes]:
+    """What it decodes to. Where it goes on after a padding, readers stop, begin anew, or do not care: all three."""
+    usual = decode_base64(body)
+    clean = body.translate(None, _NOT_BASE64)
+    if not clean.partition(b"=")[2].strip(b"="):
+        return [usual]
+    pieces = clean.split(b"=", MAX_BASE64_PIECES)
+    anew = b"".join(decode_base64(piece) for piece in pieces)
+    return list(dict.fromkeys((usual, anew, decode_base64(clean.replace(b"=", b"")))))

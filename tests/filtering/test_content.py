@@ -179,8 +179,18 @@ def test_every_boundary_that_is_named_is_heeded() -> None:
     assert "several Content-Type fields" in found.problems
 
 
+def nest(depth: int, *, leaf: bytes, encode: bool = False) -> bytes:
+    """A message in a message, so many times."""
+    if not encode:
+        return b"Content-Type: message/rfc822\r\n\r\n" * depth + leaf
+    for _ in range(depth):
+        head = b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        leaf = head + base64.encodebytes(leaf)
+    return leaf
+
+
 NESTED = b"".join(b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (n, n) for n in range(2000))
-HOSTILE = {
+HOSTILE = {  # D25, D26: depth 2000, 20,000 fields, one folded field of 5 MB
     "nested": HEAD + NESTED + b"\r\nleaf\r\n",
     "nested in one": HEAD + b"Content-Type: message/rfc822\r\n\r\n" * 100_000,
     "empty parts": MIXED + b"--b\r\n\r\n" * 100_000 + b"--b--\r\n",
@@ -203,6 +213,11 @@ HOSTILE = {
     "no end": MIXED[:-4] + b"\r\nX: y" * 100_000,
     "base64": HEAD + b"Content-Transfer-Encoding: base64\r\n\r\n" + b"A=!" * 5_000_000,
     "quoted": HEAD + b"Content-Transfer-Encoding: quoted-printable\r\n\r\n" + b"=" * 10_000_000,
+    "parameters of many parts": MIXED
+    + (b"--b\r\nContent-Type: text/plain" + b'; name="a(b).txt"' * 64 + b"\r\n\r\nx\r\n") * 900,
+    "paddings": MIXED + (b"--b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + b"A=" * 1_500_000 + b"\r\n") * 5,
+    "encoded messages": HEAD + nest(30, leaf=b"\r\nleaf", encode=True),
+    "no boundary": HEAD + b'Content-Type: multipart/mixed; boundary=""\r\n\r\n' + b"--\r\n\r\n" * 500_000,
     "line ends": b"\n" * 5_000_000,
     "returns": b"\r" * 5_000_000,
     "zeros": bytes(5_000_000),

@@ -224,7 +224,13 @@ def test_refusal_fits_one_reply_line_in_ascii() -> None:
 @pytest.mark.parametrize("name", [name for name, _ in CHECKS])
 def test_every_check_can_be_switched_off_by_the_release(name: str) -> None:
     evidence = make_evidence(
-        ptr=ABSENT, gtube=True, eicar="x.com", from_address="eve@e.test", probability=0.9, **EXPERIENCED
+        ptr=ABSENT,
+        gtube=True,
+        eicar="x.com",
+        from_address="eve@e.test",
+        probability=0.9,
+        problems=("several boundaries",),
+        **EXPERIENCED,
     )
     policy = make_policy(("domain", BLOCK, "eve@e.test"), release=ReleasePolicy(3, disabled=frozenset({name})))
 
@@ -233,6 +239,23 @@ def test_every_check_can_be_switched_off_by_the_release(name: str) -> None:
     } - {name}
     if name == "reverse_dns":
         assert judge_client(IP, ABSENT, policy, AT) is None
+
+
+# N14
+def test_what_may_be_read_in_two_ways_is_never_clean_silently() -> None:
+    problems = ("several boundaries", "no Date field", "other characters in base64")
+    verdict = judge(make_message(), make_evidence(problems=problems), make_policy())
+
+    assert outcome(verdict) == (Category.CLEAN, DELIVER)
+    assert [(finding.check, finding.points) for finding in verdict.findings] == [("structure", 0.0)]
+    assert verdict.findings[0].text.endswith(": several boundaries, other characters in base64.")
+
+
+# N17
+def test_what_is_only_absent_needs_no_word() -> None:
+    evidence = make_evidence(problems=("no From field", "no Date field", "no Message-ID field"))
+
+    assert judge(make_message(), evidence, make_policy()).findings == ()
 
 
 def test_release_sets_points_and_thresholds() -> None:
