@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from filtering.evidence import PtrEvidence, PtrStatus
 from filtering.evidence.ptr import look_up_ptr
 from filtering.evidence.resolver import Resolver
 from quarantine import metrics
+from quarantine.store import Store
 
 if TYPE_CHECKING:
     from quarantine.gateway.server import Gateway
 
 MEASURE_SECONDS = 0.5
+TABLE_SECONDS = 10.0
+MAX_CAUSE = 24  # letters, in the table
 
 
 async def keep_measuring(gateway: Gateway) -> None:
@@ -35,6 +39,24 @@ async def keep_measuring(gateway: Gateway) -> None:
         for bring_up_to_date in catch_up:
             bring_up_to_date()
         await asyncio.sleep(MEASURE_SECONDS)
+
+
+async def keep_counting_look_ups(counts: Counter[str], store: Store) -> None:
+    """Have the outcomes of look-ups in the table of counts too, until cancelled, and then those since the last time."""
+    seen: Counter[str] = Counter()
+
+    def catch_up() -> None:
+        new = counts - seen
+        seen.update(new)
+        for outcome, number in new.items():
+            store.count("dns", outcome[:MAX_CAUSE], number)
+
+    try:
+        while True:
+            await asyncio.sleep(TABLE_SECONDS)
+            catch_up()
+    finally:
+        catch_up()
 
 
 async def look_up_client(ip: str, *, resolver: Resolver) -> PtrEvidence:

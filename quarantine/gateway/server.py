@@ -25,7 +25,7 @@ from quarantine.delivery.callout import Callout
 from quarantine.examiners import Examiners
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.load import SIZES_FREE, Load, find_data
-from quarantine.gateway.measures import keep_measuring, look_up_client
+from quarantine.gateway.measures import keep_counting_look_ups, keep_measuring, look_up_client
 from quarantine.gateway.recipients import RecipientFinder
 from quarantine.gateway.services import Services
 from quarantine.gateway.session import Session
@@ -97,8 +97,9 @@ class Gateway:
         )
         await self.pool.open(wait=False)
         await self.directory.start()
-        work = (self._get_ready(), self._beat(), self.resolver.watch(), self.load.run(), keep_measuring(self))
-        self._tasks = [asyncio.create_task(part) for part in work]
+        work = (self._get_ready(), self._beat(), self.resolver.watch(), self.load.run())
+        numbers = keep_measuring(self), keep_counting_look_ups(self.resolver.counts, self.store)
+        self._tasks = [asyncio.create_task(part) for part in (*work, *numbers)]
 
     async def wait_until_ready(self) -> None:
         await asyncio.shield(self._tasks[0])

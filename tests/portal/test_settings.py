@@ -58,6 +58,7 @@ def test_behind_a_proxy_with_tls_forms_are_taken_and_cookies_are_secure(tmp_path
         ("LAZARET_HOSTNAME", "mx1.example\r\nX: y"),
         ("LAZARET_SMTP", "127.0.0.1:\N{SUPERSCRIPT TWO}"),
         ("LAZARET_GATEWAYS", "\N{SUPERSCRIPT TWO}"),
+        ("LAZARET_METRICS", "10.0.0.0/33"),
         ("LAZARET_MAX_RECIPIENTS", "99"),
         ("LAZARET_MAX_CONNECTIONS", "9"),
         ("LAZARET_MAX_CLIENT_CONNECTIONS", "0"),

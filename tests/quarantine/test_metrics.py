@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -26,6 +27,7 @@ WITH_PTR, WITHOUT_PTR, FAILING = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 @pytest.fixture
 def gateway(monkeypatch):
     monkeypatch.setattr(measures, "MEASURE_SECONDS", 0.02)
+    monkeypatch.setattr(measures, "TABLE_SECONDS", 0.02)
     with run_name_server() as names, run_gateway(limits=Limits(message_octets=1_000_000)) as running:
         names.names = {WITH_PTR: "mx.sender.test", FAILING: None}
         yield running
@@ -54,6 +56,11 @@ class Change:
 def list_hourly() -> dict[tuple[str, str], int]:
     rows = HourlyCount.objects.exclude(kind="dns").values_list("kind", "cause").annotate(total=Sum("count"))
     return {(kind, cause): total for kind, cause, total in rows}
+
+
+def list_look_ups() -> list[tuple[str, int]]:
+    rows = HourlyCount.objects.filter(kind="dns", schema="", domain_id=0)
+    return list(rows.values_list("cause").annotate(total=Sum("count")))
 
 
 def send_all_sorts(gateway) -> None:
@@ -112,12 +119,23 @@ def test_octets_times_and_levels_are_measured(gateway):
     wait_until(lambda: metrics.OPEN_SESSIONS._value.get() == 0)
 
 
-def test_look_ups_are_counted_by_outcome(gateway):
+def test_look_ups_are_counted_by_outcome_here_and_in_the_table_of_counts(gateway):
     change = Change()
     for ip in (WITH_PTR, WITHOUT_PTR, FAILING, "10.1.2.3"):
         gateway.open(ip).talk("MAIL FROM:<ann@sender.test>", "RCPT TO:<bob@alpha.test>", "QUIT")
     wait_until(lambda: len(change.list("ptr_lookups_total")) == 3)
     assert change.list("ptr_lookups_total") == {("ok",): 1, ("none",): 1, ("servfail",): 1}
+    wait_until(lambda: dict(list_look_ups()) == {"ok": 1, "none": 1, "servfail": 1})
+    time.sleep(0.1)
+    assert dict(list_look_ups()) == {"ok": 1, "none": 1, "servfail": 1}
+
+
+def test_the_last_look_ups_are_in_the_table_when_the_gateway_stops():
+    with run_name_server() as names, run_gateway() as running:
+        names.names = {WITH_PTR: "mx.sender.test"}
+        running.open(WITH_PTR).talk("MAIL FROM:<ann@sender.test>", "RCPT TO:<bob@alpha.test>", "QUIT")
+        assert list_look_ups() == []
+    assert dict(list_look_ups()) == {"ok": 1}
 
 
 def test_what_is_put_off_while_the_database_is_away_is_counted_at_once(gateway, monkeypatch):
