@@ -81,6 +81,7 @@ class Postfix:
         for name in ("spool", "data", "mail"):
             (directory / name).mkdir()
         shutil.chown(directory / "data", "postfix")
+        shutil.chown(directory / "mail", "nobody")
         (directory / "main.cf").write_text(main.format(directory=directory))
         (directory / "master.cf").write_text(MASTER.format(port=self.port))
 
