@@ -68,8 +68,9 @@ def wait_for_state(state: str, address: str = BOB) -> Recipient:
 
 
 def list_told(address: str = BOB) -> list[tuple[str, str]]:
-    """What the trace says of the deliveries to an address."""
-    return list(Event.objects.filter(recipient__address=address).order_by("id").values_list("kind", "text"))
+    """What the trace says of the deliveries to an address: what became of it, and the reply."""
+    told = Event.objects.filter(recipient__address=address).order_by("id").values_list("kind", "text")
+    return [(kind, text.partition(" [")[0]) for kind, text in told]
 
 
 def get_body(mail: bytes, message: Message) -> bytes:
@@ -96,6 +97,7 @@ def test_the_octets_reach_the_mailbox_over_tls(raw, tmp_path):
     assert get_body(mail, message) == raw
     assert b"(using TLSv1." in mail.partition(b"\nFrom:")[0]
     assert list_told() == [("delivered", row.reply)]
+    assert f"[127.0.0.1:{postfix.port}, TLSv1." in Event.objects.get().text
 
 
 def test_a_released_message_reaches_the_mailbox(tmp_path):
