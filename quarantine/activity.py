@@ -14,8 +14,7 @@ from django.db.models import Q, QuerySet, Sum
 from quarantine.causes import name_cause
 from quarantine.platform.models import HourlyCount
 
-TAKEN = ("accepted", "held")
-KINDS = {
+KINDS = {  # "held" is taken, too
     "accepted": "Taken",
     "refused": "Refused",
     "deferred": "Told to try again",

@@ -4,6 +4,7 @@ from allauth.account import views as accounts
 from django.urls import URLPattern, path
 
 from portal.web.views import (
+    activity,
     brand,
     domains,
     help,
@@ -34,6 +35,8 @@ app_pages: list[URLPattern] = [
     path("reverse-dns/", ptr_exceptions.ptr_exceptions, name="ptr_exceptions"),
     path("reverse-dns/<int:pk>/end/", ptr_exceptions.end_ptr_exception, name="end_ptr_exception"),
     path("trace/", trace.trace, name="trace"),
+    path("trace/<int:pk>/", trace.history, name="history"),
+    path("activity/", activity.activity, name="activity"),
     path("settings/", settings.settings, name="settings"),
     path("account/", mailboxes.account, name="account"),
     path("account/forget-browsers/", mailboxes.forget_browsers, name="forget_browsers"),

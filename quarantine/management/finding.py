@@ -14,7 +14,7 @@ from portal.tenants.models import MailDomain, ServiceProvider
 from portal.tenants.people.models import Mailbox
 
 NOT_FOUND, BAD_CALL = 1, 2  # exit codes
-AGO = re.compile(r"(\d{1,6})([mhd])")
+AGO = re.compile(r"(\d{1,5})([mhd])")
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 

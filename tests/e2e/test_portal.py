@@ -173,6 +173,7 @@ def test_harmful_mail_does_nothing_in_any_page(portal, browser, sign_in):
         "/",
         "/?show=all",
         "/trace/?q=bob@alpha.test",
+        f"/trace/{pk}/",
         f"/m/{pk}/",
         f"/m/{pk}/?look=headers",
         f"/m/{pk}/?look=html",
@@ -201,6 +202,7 @@ def test_no_page_is_wider_than_its_window(portal, mails, browser, sign_in, width
         "/reverse-dns/",
         "/settings/",
         "/trace/",
+        "/activity/",
         "/account/",
         "/help/reverse-dns",
     ]
@@ -221,6 +223,7 @@ def test_every_field_and_button_has_a_name(portal, mails, browser, sign_in):
         "/reverse-dns/",
         "/settings/",
         "/trace/",
+        "/activity/",
         "/account/",
         "/account/password/",
         "/help/reverse-dns",

@@ -290,7 +290,17 @@ def test_every_colour_gives_readable_text():
 
 def test_every_page_forbids_what_is_from_elsewhere_or_inline(acme):
     client = browse("alice")
-    for path in ("/", "/senders/", "/mailboxes/", "/domains/", "/settings/", "/trace/", "/account/", "/nowhere"):
+    for path in (
+        "/",
+        "/senders/",
+        "/mailboxes/",
+        "/domains/",
+        "/settings/",
+        "/trace/",
+        "/activity/",
+        "/account/",
+        "/nowhere",
+    ):
         response = client.get(path)
         policy = response["Content-Security-Policy"]
         assert "default-src 'self'" in policy
@@ -324,7 +334,8 @@ def test_a_message_is_found_by_trace_id_message_id_and_address(acme):
         assert "Lost one" in page
         assert "553 5.3.0 no PTR" in page
         assert "Another" not in page
-    assert "Nothing found" in get_text(client.get("/trace/?q=nothing"))
+    assert "No trace of it" in get_text(client.get("/trace/?q=4712@far.test"))
+    assert "no trace id, Message-ID, address" in get_text(client.get("/trace/?q=nothing"))
 
 
 def test_a_fault_shows_the_brand_and_no_text_of_it(acme, monkeypatch):

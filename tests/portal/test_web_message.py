@@ -142,7 +142,7 @@ def test_nothing_of_the_mail_is_unescaped_anywhere(acme):
     client = browse("alice")
     asked = client.post("/act/", {"id": pk, "action": "delete", "q": ATTACK, "extra": ATTACK})
     pages = [client.get(path) for path in ("/?show=all", f"/?q={ATTACK}", f"/m/{pk}/", f"/m/{pk}/?look=headers",
-                                           f"/m/{pk}/?look=html", f"/trace/?q={message.trace_id}",
+                                           f"/m/{pk}/?look=html", f"/trace/?q={message.trace_id}", f"/trace/{pk}/",
                                            f"/senders/?q={ATTACK}", f"/mailboxes/?q={ATTACK}", f"/domains/?q={ATTACK}",
                                            f"/help/reverse-dns?ip={ATTACK}", f"/trace/?q={ATTACK}")]  # fmt: skip
     for page in [*pages, asked]:

@@ -18,10 +18,10 @@ VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
 ELSEWHERE = {"digest_link", "healthz"}  # tested beside their own code
 OPEN = {"brand_logo", "brand_theme", "help_reverse_dns", "sign_in", "account_login", "account_inactive"}
 ALLAUTH = {"sign_out", "account_logout", "change_password", "account_change_password"}
-FOR_ALL = {"quarantine", "act", "rules", "report", "account", "send_report", "forget_browsers"}
-FOR_ADMINS = {"mailboxes", "domains", "ptr_exceptions", "trace"}
+FOR_ALL = {"quarantine", "act", "trace", "rules", "report", "account", "send_report", "forget_browsers"}
+FOR_ADMINS = {"mailboxes", "domains", "ptr_exceptions", "activity"}
 FOR_PROVIDER = {"settings"}
-OF_MESSAGE = {"message", "message_html", "message_raw", "rule_sender"}
+OF_MESSAGE = {"message", "message_html", "message_raw", "rule_sender", "history"}
 OF_ROW = {"mailbox", "domain", "check_mailbox", "remove_rule", "end_ptr_exception"}
 SECRET = "SECRET-OF-BOB"
 
@@ -64,6 +64,8 @@ PATHS = {
     "ptr_exceptions": "/reverse-dns/",
     "end_ptr_exception": "/reverse-dns/{}/end/",
     "trace": "/trace/",
+    "history": "/trace/{}/",
+    "activity": "/activity/",
     "settings": "/settings/",
     "message": "/m/{}/",
     "message_html": "/m/{}/html/",
@@ -95,7 +97,7 @@ def test_wrong_verb_of_ones_own_changes_nothing(acme, verb):
     """What only reads refuses to be posted to, and what changes refuses to be read."""
     things = make_bobs_things()
     client = browse("bob")
-    only = {"get": ["message", "message_html", "message_raw"], "post": ["rule_sender", "remove_rule"]}
+    only = {"get": ["message", "message_html", "message_raw", "history"], "post": ["rule_sender", "remove_rule"]}
     other = "post" if verb == "get" else "get"
     for name in only[verb]:
         assert getattr(client, other)(PATHS[name].format(things[name])).status_code == 405

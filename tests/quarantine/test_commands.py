@@ -83,6 +83,7 @@ def test_trace_finds_what_belonged_to_no_provider(capsys, db):
         (["--client", "300.0.0.1"], "no IP address", 2),
         (["--sender", "ann"], "no address such as", 2),
         (["x@y.test", "--since", "yesterday"], "'yesterday' is no time", 2),
+        (["x@y.test", "--since", "999999d"], "'999999d' is no time", 2),
         (["x@y.test", "--since", "2026-02-30"], "'2026-02-30' is no time", 2),
         (["x@y.test", "--provider", "nobody"], "There is no provider 'nobody'", 2),
         (["x@y.test", "--limit", "0"], "--limit must be from 1", 2),

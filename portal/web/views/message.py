@@ -23,6 +23,7 @@ from portal.web.permissions import (
     visible_to,
 )
 from portal.web.preview import find_html, find_raw, make_preview
+from portal.web.words import PTR
 from quarantine.models import Category, Event, MessageKind, Recipient
 
 FRAME_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'"
@@ -30,14 +31,6 @@ FILE_POLICY = "sandbox; default-src 'none'"
 MAX_EVENTS = 200
 MAX_OTHERS = 50
 LOOKS = ("text", "html", "headers")
-PTR = {
-    "ok": "confirmed",
-    "none": "none",
-    "unknown": "could not be looked up",
-    "mismatch": "does not lead back to the address",
-    "malformed": "not a valid name",
-    "skipped": "not asked",
-}
 
 
 @of_row(visible_to, "GET")

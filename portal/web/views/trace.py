@@ -1,36 +1,147 @@
-"""Finding one message among all that the admin may see."""
+"""Finding what became of a mail, among all that the viewer may see, and its whole history."""
 
 from __future__ import annotations
 
-from django.db.models import Q, QuerySet
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.formats import date_format
 from django.views.decorators.http import require_safe
 
+from portal.tenants.database import get_schema
+from portal.tenants.models import MailDomain
 from portal.tenants.people.models import User
-from portal.web.pages import render_page
-from portal.web.permissions import admin_only, get_user, visible_to
-from quarantine.models import Recipient
-from quarantine.queries import NEWEST_FIRST
-from quarantine.trace_id import read_trace_id
+from portal.web.forms.trace import TraceForm
+from portal.web.pages import choose_time_zone, render_page
+from portal.web.permissions import (
+    get_provider,
+    get_user,
+    list_domains,
+    list_own_mailboxes,
+    of_row,
+    signed_in,
+    visible_to,
+)
+from portal.web.words import PTR, explain, name_event
+from quarantine.causes import name_cause
+from quarantine.models import Event, Message, Recipient
+from quarantine.retention import UNTAKEN, UNTAKEN_DAYS
+from quarantine.tracing import Found, Wanted, describe, find_page, list_ways
 
 LISTED = 50
+NAMED = 5  # domains or mailboxes of the viewer's that a sentence names
+MAX_EVENTS = 500
+MAX_OTHERS = 50
+RCPT = re.compile(r"RCPT\s+TO:\s*<(.*)>", re.IGNORECASE)
 
 
-@admin_only
+@signed_in
 @require_safe
 def trace(request: HttpRequest) -> HttpResponse:
-    text = request.GET.get("q", "").replace("\0", "").strip()[:998]
-    rows = list(find(get_user(request), text)[: LISTED + 1]) if text else []
-    context = {"text": text, "rows": rows[:LISTED], "has_more": len(rows) > LISTED, "listed": LISTED}
+    user = get_user(request)
+    with timezone.override(choose_time_zone(request, user)):
+        form = TraceForm(request.GET)
+        wanted = form.wanted
+        context: dict[str, Any] = {"form": form, "days": UNTAKEN_DAYS, "scope": name_scope(request, user)}
+        if wanted:
+            context |= make_answer(request, user, wanted)
     return render_page(request, "web/trace.html", context, page="trace")
 
 
-def find(user: User, text: str) -> QuerySet[Recipient]:
-    """By trace id, Message-ID, or the whole address of sender or recipient."""
-    address = text.strip("<>").lower()
-    wanted = Q(message__trace_id=read_trace_id(text)) | Q(message__message_id__in=[text, f"<{text.strip('<>')}>"])
-    if "@" in text:
-        wanted |= Q(address__iexact=address) | Q(message__sender__iexact=address)
-        wanted |= Q(message__header_from__icontains=address)
-    rows = visible_to(user).defer("findings", "message__evidence").filter(wanted)
-    return rows.order_by(*NEWEST_FIRST)
+def make_answer(request: HttpRequest, user: User, wanted: Wanted) -> dict[str, Any]:
+    """What was found, and where to look on. An address of no envelope is looked for in the line From."""
+    after, address = request.GET.get("after"), "@" in wanted.party[1:]
+    found = find(user, wanted, after)
+    if address and not found.items and not after:
+        wanted = wanted.in_header()
+        found = find(user, wanted, after)
+    query = {name: value for name, value in request.GET.items() if value and name != "after"}
+    if wanted.header_from:
+        query["from"] = "1"
+    return {
+        "rows": found.items,
+        "searched": describe(wanted, show_time),
+        "reached": found.reached,
+        "older": urlencode(query | {"after": found.next}) if found.next else "",
+        "newest": urlencode(query) if after else "",
+        "in_header": urlencode(query | {"from": "1"}) if address and not wanted.header_from else "",
+    }
+
+
+def find(user: User, wanted: Wanted, after: str | None) -> Found:
+    rows = visible_to(user).defer("findings", "message__evidence", "message__replies")
+    domains = MailDomain.objects.filter(provider__schema_name=get_schema())
+    return find_page(list_ways(wanted, rows, domains), after=after, size=LISTED)
+
+
+def show_time(at: datetime) -> str:
+    return date_format(timezone.localtime(at), "j M Y H:i")
+
+
+def name_scope(request: HttpRequest, user: User) -> str:
+    """Whose mail is searched, in words."""
+    if user.is_provider_admin:
+        return f"all mail of {get_provider(request).name}"
+    names = list(list_domains(user).order_by("name").values_list("name", flat=True)[: NAMED + 1])
+    names += list_own_mailboxes(user).order_by("address").values_list("address", flat=True)[: NAMED + 1]
+    more = " and more" if len(names) > NAMED else ""
+    return f"mail for {', '.join(names[:NAMED])}{more}" if names else "no mail, because you have no mailbox yet"
+
+
+@of_row(visible_to, "GET")
+def history(request: HttpRequest, row: Recipient) -> HttpResponse:
+    """Everything about one mail for one recipient, from the sender's greeting to the last answer."""
+    user = get_user(request)
+    same = visible_to(user).filter(message=row.message).exclude(pk=row.pk)
+    events = Event.objects.filter(Q(recipient=row) | Q(recipient=None), message=row.message).order_by("at", "pk")
+    headline, advice = explain(row)
+    context = {
+        "row": row,
+        "headline": headline,
+        "advice": advice,
+        "cause": name_cause(row.cause),
+        "ptr": PTR.get(row.message.ptr_status, ""),
+        "replies": list_replies(user, row.message, [row.address, *same.values_list("address", flat=True)]),
+        "events": [(name_event(event, row), event) for event in events[:MAX_EVENTS]],
+        "others": same.order_by("address", "pk")[:MAX_OTHERS],
+        "was_taken": row.state not in UNTAKEN,
+        "has_no_name": row.cause == "reverse_dns",
+        "days": UNTAKEN_DAYS,
+    }
+    return render_page(request, "web/history.html", context, page="trace")
+
+
+def list_replies(user: User, message: Message, visible: Iterable[str]) -> list[tuple[str, str]]:
+    """The commands and replies of the transaction, as far as they concern recipients whom the user may know of.
+
+    The others may be blind copies: nothing that names them is told. A provider's rows have the provider's own only.
+    """
+    if user.is_provider_admin:
+        return read_replies(message.replies)
+    known = {address.lower() for address in visible}
+    hidden = {address.lower() for address in message.recipients.values_list("address", flat=True)} - known
+    return [pair for pair in read_replies(message.replies) if _may_tell(*pair, known, hidden)]
+
+
+def read_replies(stored: Any) -> list[tuple[str, str]]:
+    pairs = stored if isinstance(stored, list) else []
+    return [(str(pair[0]), str(pair[1])) for pair in pairs if isinstance(pair, list) and len(pair) == 2]
+
+
+def _may_tell(command: str, reply: str, known: set[str], hidden: set[str]) -> bool:
+    verb = command[:4].upper()
+    if verb == "RCPT":
+        named = RCPT.fullmatch(command.strip())
+        return named is not None and named.group(1).lower() in known and not _names(reply, hidden)
+    return not _names(reply, hidden) and (verb == "MAIL" or not _names(command, hidden))
+
+
+def _names(text: str, addresses: set[str]) -> bool:
+    text = text.lower()
+    return any(address in text for address in addresses)

@@ -1,0 +1,136 @@
+"""How much was taken and how much was not, by cause, hour by hour; each number leads to its mail."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.dateparse import parse_date
+from django.utils.formats import date_format
+from django.utils.text import capfirst
+from django.views.decorators.http import require_safe
+
+from portal.tenants.database import get_schema
+from portal.tenants.people.models import User
+from portal.web.pages import choose_time_zone, render_page
+from portal.web.permissions import admin_only, get_user, list_domains
+from quarantine.activity import KINDS, Count, count_by_hour, failed_look_ups, of_domains, of_provider
+from quarantine.retention import COUNT_DAYS
+
+HOUR = timedelta(hours=1)
+DAYS = 7
+Cause = tuple[str, str]  # kind, cause
+TAKEN: Cause = ("accepted", "")  # to be delivered or held
+
+
+@dataclass(frozen=True)
+class Span:
+    """A line of the table: an hour or a day."""
+
+    since: datetime
+    until: datetime
+    label: str
+    day: str = ""  # of a line that has hours of its own
+
+
+@admin_only
+@require_safe
+def activity(request: HttpRequest) -> HttpResponse:
+    user = get_user(request)
+    with timezone.override(choose_time_zone(request, user)):
+        day, by_day = read_day(request.GET.get("day", "")), request.GET.get("days") == str(DAYS)
+        spans = list_days() if by_day else list_hours_of(day) if day else list_last_hours()
+        counts = count_by_hour(choose(user), since=spans[-1].since, until=spans[0].until)
+        context = make_table(spans, counts) | {"day": day, "by_day": by_day, "kept": COUNT_DAYS}
+    return render_page(request, "web/activity.html", context, page="activity")
+
+
+def choose(user: User) -> Q:
+    """What the user may count: failed look-ups are of the whole platform, and tell only the provider's admins."""
+    if user.is_provider_admin:
+        return of_provider(get_schema()) | failed_look_ups()
+    return of_domains(get_schema(), list_domains(user).values_list("pk", flat=True))
+
+
+def read_day(text: str) -> date | None:
+    """A day of which there may be counts."""
+    try:
+        day = parse_date(text)
+    except ValueError:
+        return None
+    return day if day and abs(day - timezone.localdate()) <= timedelta(days=COUNT_DAYS) else None
+
+
+def list_last_hours() -> list[Span]:
+    """The hour that runs, and the 23 before it."""
+    now = timezone.now().replace(minute=0, second=0, microsecond=0)
+    return [make_hour(now - number * HOUR) for number in range(24)]
+
+
+def list_hours_of(day: date) -> list[Span]:
+    """The hours of a local day, the latest first: 23 to 25 of them."""
+    since, until = begin(day), begin(day + timedelta(days=1))
+    return [make_hour(until - (number + 1) * HOUR) for number in range(round((until - since) / HOUR))]
+
+
+def make_hour(since: datetime) -> Span:
+    return Span(since, since + HOUR, date_format(timezone.localtime(since), "D H:i"))
+
+
+def list_days() -> list[Span]:
+    """Today and the six days before."""
+    today = timezone.localdate()
+    days = [today - timedelta(days=number) for number in range(DAYS)]
+    return [
+        Span(begin(day), begin(day + timedelta(days=1)), date_format(day, "D j M"), day.isoformat()) for day in days
+    ]
+
+
+def begin(day: date) -> datetime:
+    """When a local day begins, by the whole hours of UTC that are counted."""
+    at = timezone.make_aware(datetime.combine(day, time.min))
+    return at.astimezone(UTC).replace(minute=0)
+
+
+def make_table(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
+    """Lines and columns: only causes that occurred, the most frequent of each kind first."""
+    sums: dict[Span, Counter[Cause]] = {span: Counter() for span in spans}
+    labels: dict[Cause, str] = {TAKEN: "Mail"}
+    for count in counts:
+        key = TAKEN if count.kind in {"accepted", "held"} else (count.kind, count.cause)
+        if key[0] not in KINDS:
+            continue
+        labels.setdefault(key, capfirst(count.label) or "No reason noted")
+        for span in spans:
+            if span.since <= count.hour < span.until:
+                sums[span][key] += count.number
+    totals: Counter[Cause] = sum(sums.values(), Counter())
+    columns = sorted(labels, key=lambda key: (list(KINDS).index(key[0]), -totals[key], key[1]))
+    kinds = Counter(kind for kind, _ in columns)
+    return {
+        "columns": [labels[key] for key in columns],
+        "groups": [(name, kinds[kind]) for kind, name in KINDS.items() if kinds[kind]],
+        "lines": [(span, [make_cell(span, key, sums[span][key], labels[key]) for key in columns]) for span in spans],
+        "totals": [{"number": totals[key], "label": name_cell(key, labels[key])} for key in columns],
+        "is_empty": not totals,
+        "has_dns": bool(kinds["dns"]),
+    }
+
+
+def make_cell(span: Span, key: Cause, number: int, label: str) -> dict[str, Any]:
+    kind, cause = key
+    query = {"since": span.since.isoformat(), "until": span.until.isoformat(), "outcome": kind, "cause": cause}
+    url = "" if kind == "dns" or not number else urlencode({name: value for name, value in query.items() if value})
+    return {"number": number, "label": name_cell(key, label), "query": url}
+
+
+def name_cell(key: Cause, label: str) -> str:
+    """What a number counts, where no head of a column says it."""
+    return KINDS[key[0]] if key == TAKEN else f"{KINDS[key[0]]}: {label[:1].lower()}{label[1:]}"

@@ -1,0 +1,467 @@
+"""Finding what became of a mail in the portal: who finds what, what is told of others, and the counts."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from urllib.parse import urlencode
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from django_tenants.utils import schema_context
+
+from portal.tenants.models import MailDomain
+from portal.tenants.people.models import Mailbox
+from quarantine import tracing
+from quarantine.causes import Cause
+from quarantine.models import Event, Message, Recipient, State
+from quarantine.platform.models import HourlyCount, Unrouted
+from tests.kept_mail import add_recipient, keep
+from tests.portal.browsing import browse, get_text
+
+pytestmark = pytest.mark.django_db
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+NO_TRACE = "No trace of it"
+
+
+def search(who: str, at: str = "acme", **query: str) -> str:
+    return unescape(get_text(browse(who, at=at).get("/trace/", query)))
+
+
+def find(who: str, **query: str) -> set[str]:
+    """The subjects of what was found."""
+    return set(re.findall(r"\bS-[A-Z]+\b", search(who, **query)))
+
+
+def refuse(address: str, *, cause: str = "reverse_dns", reply: str = "553 5.3.0 no PTR", **fields) -> Recipient:
+    """A recipient refused at RCPT, as the gateway writes it."""
+    message = keep(state=State.REFUSED, subject="", sender="ann@far.test", **fields)
+    message.content.delete()
+    Message.objects.filter(pk=message.pk).update(
+        header_from="", size=0, sha256=None, ptr_status="none", ptr_milliseconds=23, tls="TLSv1.3",
+        replies=[["MAIL FROM:<ann@far.test>", "250 2.1.0 Sender ok"], [f"RCPT TO:<{address}>", reply]],
+    )  # fmt: skip
+    row = add_recipient(
+        message, address, state=State.REFUSED, action="refuse", category="policy", cause=cause, reply=reply
+    )
+    Event.objects.create(message=message, recipient=row, kind="refused", text=f"{reply} [{Cause(cause).label}]")
+    return row
+
+
+def share() -> dict[str, Recipient]:
+    """One transaction for Bob, for Carol as a blind copy, and for Bea at another domain of the provider."""
+    message = keep("bob@alpha.test", "carol@alpha.test", "bea@beta.test", subject="S-SHARED", sender="ann@far.test")
+    message.replies = [
+        ["MAIL FROM:<ann@far.test>", "250 2.1.0 Sender ok"],
+        ["RCPT TO:<Bob@alpha.test>", "250 2.1.5 Recipient ok"],
+        ["RCPT TO:<carol@alpha.test>", "250 2.1.5 Recipient ok"],
+        ["RCPT TO:<bea@beta.test>", "250 2.1.5 Recipient ok, as bea@beta.test"],
+        ["RCPT TO:<nobody@alpha.test>", "550 5.1.1 No such mailbox here"],
+        ["DATA", "354 End data"],
+        ["end of data", "250 2.0.0 Ok, but not carol@alpha.test"],
+        ["end of data", "250 2.0.0 Ok: kept"],
+    ]
+    message.save()
+    rows = {row.address.partition("@")[0]: row for row in message.recipients.all()}
+    for row in rows.values():
+        Event.objects.create(message=message, recipient=row, kind="held", text=f"event of {row.address}")
+    return rows
+
+
+# Who finds what
+
+
+@pytest.mark.parametrize(
+    ("who", "found"),
+    [
+        ("bob", {"S-BOB"}),
+        ("carol", {"S-CAROL"}),
+        ("bea", {"S-BEA"}),
+        ("dora", {"S-BOB", "S-CAROL", "S-NOBODY"}),
+        ("alice", {"S-BOB", "S-CAROL", "S-BEA", "S-NOBODY"}),
+    ],
+)
+def test_each_finds_what_is_theirs_whatever_is_searched(acme, who, found):
+    at = timezone.now()
+    for name in ("bob@alpha.test", "carol@alpha.test", "bea@beta.test", "nobody@alpha.test"):
+        subject = f"S-{name.partition('@')[0].upper()}"
+        message = keep(name, subject=subject, sender="ann@far.test", received_at=at, state=State.REFUSED, cause="loop")
+        Message.objects.filter(pk=message.pk).update(message_id="<4711@far.test>", header_from="A <a@office.test>")
+    for query in (
+        {"q": "ann@far.test"},
+        {"q": "<4711@far.test>"},
+        {"q": "192.0.2.25"},
+        {"q": "192.0.2.0/24"},
+        {"q": "@far.test"},
+        {"q": "a@office.test"},
+        {"sender": "ann@far.test"},
+        {"client": "192.0.2.25", "outcome": "refused"},
+        {"outcome": "refused"},
+        {"cause": "loop"},
+        {"since": (at - timedelta(hours=1)).isoformat()},
+    ):
+        assert find(who, **query) == found, query
+
+
+def test_another_provider_finds_nothing(db):
+    with schema_context("sp_acme"):
+        row = keep("bob@alpha.test", subject="S-BOB", sender="ann@far.test").recipients.get()
+        trace_id = row.message.trace_id
+    for query in ("ann@far.test", trace_id, "192.0.2.25", "bob@alpha.test", "@alpha.test"):
+        text = search("mallory", at="globex", q=query)
+        assert NO_TRACE in text
+        assert "S-BOB" not in text
+    assert browse("mallory", at="globex").get(f"/trace/{row.pk}/").status_code == 404
+    assert browse("mallory").get("/trace/?q=ann@far.test").status_code == 302
+    assert browse().get(f"/trace/{row.pk}/").status_code == 302
+
+
+def test_what_is_anothers_and_what_never_was_are_answered_alike(acme):
+    trace_id = keep("carol@alpha.test").trace_id
+    never = "0" * 20
+    told = search("bob", q=trace_id).replace(trace_id, "X")
+    assert NO_TRACE in told
+    token = re.compile(r'name="csrfmiddlewaretoken" value="[^"]+"')
+    assert token.sub("", told) == token.sub("", search("bob", q=never).replace(never, "X"))
+
+
+def test_a_domain_admin_learns_of_mail_for_mailboxes_that_are_not_there(acme):
+    row = refuse("bobb@alpha.test", cause="no_mailbox", reply="550 5.1.1 No such mailbox here")
+    assert row.mailbox is None
+    text = search("dora", q="ann@far.test")
+    assert "bobb@alpha.test" in text
+    page = unescape(get_text(browse("dora").get(f"/trace/{row.pk}/")))
+    assert "We did not take it: there is no such mailbox" in page
+    assert "add it as a mailbox or alias" in page
+    assert NO_TRACE in search("bob", q="ann@far.test")
+    assert browse("bob").get(f"/trace/{row.pk}/").status_code == 404
+
+
+def test_what_reached_no_provider_is_not_shown_to_anyone_here(acme):
+    Unrouted.objects.create(
+        trace_id="01JAAAAAAAAAAAAAAAAA", at=timezone.now(), sender="ann@far.test", recipient="zoe@no.test",
+        client_ip="192.0.2.25", reply="550 5.7.1 no",
+    )  # fmt: skip
+    for query in ("ann@far.test", "zoe@no.test", "01JAAAAAAAAAAAAAAAAA", "192.0.2.25"):
+        assert NO_TRACE in search("alice", q=query)
+
+
+# What is told of others (O23)
+
+
+def test_nobody_learns_of_blind_copies(acme):
+    """O23: the other recipients of a transaction, and what was said about them, are nobody else's business."""
+    rows = share()
+    page = get_text(browse("bob").get(f"/trace/{rows['bob'].pk}/"))
+    assert "RCPT TO:&lt;Bob@alpha.test&gt;" in page
+    assert "MAIL FROM:&lt;ann@far.test&gt;" in page
+    assert "250 2.0.0 Ok: kept" in page
+    assert "event of bob@alpha.test" in page
+    for other in ("carol", "bea", "nobody", "Also for"):
+        assert other not in page
+    found = search("bob", q="ann@far.test")
+    assert "S-SHARED" in found
+    assert "carol" not in found
+    assert "bea@" not in found
+
+
+def test_a_domain_admin_learns_of_the_domain_only(acme):
+    """O23."""
+    page = get_text(browse("dora").get(f"/trace/{share()['bob'].pk}/"))
+    assert "RCPT TO:&lt;carol@alpha.test&gt;" in page
+    assert "Also for" in page
+    assert "event of carol" not in page  # it is on Carol's own page
+    assert "bea" not in page
+
+
+def test_a_provider_admin_sees_all_of_it(acme):
+    page = get_text(browse("alice").get(f"/trace/{share()['bob'].pk}/"))
+    for text in ("carol@alpha.test", "bea@beta.test", "nobody@alpha.test", "but not carol@alpha.test"):
+        assert text in page
+
+
+def test_the_sender_is_told_even_where_the_sender_is_a_hidden_recipient(acme):
+    message = keep("bob@alpha.test", "carol@alpha.test", sender="carol@alpha.test")
+    Message.objects.update(replies=[["MAIL FROM:<carol@alpha.test>", "250 2.1.0 Sender ok"]])
+    row = message.recipients.get(address="bob@alpha.test")
+    assert "MAIL FROM:&lt;carol@alpha.test&gt;" in get_text(browse("bob").get(f"/trace/{row.pk}/"))
+
+
+@pytest.mark.parametrize("replies", [{}, "x", [1], [["a"]], [["a", "b", "c"]], [[1, None]], []])
+def test_replies_of_another_form_break_no_page(acme, replies):
+    row = keep("bob@alpha.test").recipients.get()
+    Message.objects.update(replies=replies)
+    assert browse("bob").get(f"/trace/{row.pk}/").status_code == 200
+
+
+# What a history tells
+
+
+def test_a_refusal_is_told_in_words_with_everything_that_was_said(acme):
+    row = refuse("bob@alpha.test")
+    page = unescape(get_text(browse("bob").get(f"/trace/{row.pk}/")))
+    for text in (
+        "<h1>Refused</h1>",
+        "We did not take it: the client has no reverse DNS",
+        "the sender should have got an error message",
+        'href="/help/reverse-dns?ip=192.0.2.25"',
+        "(known after 23 ms)",
+        "TLSv1.3",
+        "mail.far.test",
+        "RCPT TO:<bob@alpha.test>",
+        "553 5.3.0 no PTR",
+        row.message.trace_id,
+        "This trace goes after 90 days",
+    ):
+        assert text in page, text
+    assert "Look at the message" not in page
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"state": "unfinished", "cause": "overload", "reply": "451 4.3.2 busy"}, "to try again later: too much"),
+        ({"state": "unfinished", "cause": "disconnected", "reply": "250 ok"}, "did not finish: the client hung up"),
+        ({"state": "unfinished", "cause": "unheard_of", "reply": ""}, "did not finish: unheard of"),
+        ({"state": "refused", "cause": "", "reply": "550 no"}, "the reason is in the answer below"),
+        ({"state": "delivered", "reply": "250 ok"}, "mail server took it. If it is not in the mailbox"),
+        ({"state": "deferred", "reply": "451 later"}, "We try again for five days"),
+        ({"state": "held", "reply": "550 no"}, "can be tried again"),
+        ({"state": "quarantined"}, "can be released"),
+    ],
+)  # fmt: skip
+def test_every_outcome_is_explained(acme, fields, told):
+    row = keep("bob@alpha.test", **fields).recipients.get()
+    Event.objects.create(message=row.message, recipient=row, kind="deferred", text="451 later")
+    page = unescape(get_text(browse("bob").get(f"/trace/{row.pk}/")))
+    assert told in page
+    ours = fields["state"] == "unfinished"
+    assert ("was told to try again" in page) == ours
+    assert ("did not take it yet: we try again" in page) != ours
+
+
+@pytest.mark.parametrize("state", State.values)
+def test_no_state_is_without_words(acme, state):
+    row = keep("bob@alpha.test", state=state).recipients.get()
+    assert browse("bob").get(f"/trace/{row.pk}/").status_code == 200
+    assert find("bob", q=row.message.trace_id) == set()
+    assert row.message.trace_id in search("bob", q=row.message.trace_id)
+
+
+# The search page
+
+
+def test_an_empty_answer_says_what_was_searched_where_and_what_it_means(acme):
+    text = search("bob", q="ann@far.test", outcome="refused")
+    assert NO_TRACE in text
+    assert "Searched: ann@far.test in the line From, outcome “Refused”; in mail for bob@alpha.test." in text
+    assert "Ask the sender for the error message" in text
+    assert "for 90 days" in text
+    assert "spelled wrong" not in text
+    assert "spelled wrong" in search("dora", q="ann@far.test")
+    assert "in all mail of Acme IT" in search("alice", q="ann@far.test")
+    Mailbox.objects.update(owner=None)
+    assert "you have no mailbox yet" in search("bob", q="ann@far.test")
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ({"q": "invoice"}, "That is no trace id"),
+        ({"sender": "ann"}, "is no address such as"),
+        ({"client": "999.0.0.1"}, "is no IP address"),
+        ({"since": "x"}, "Type a date and a time."),
+        ({"since": "2026-02-30T10:00"}, "Type a date and a time."),
+        ({"since": "0001-01-01T00:00+05:00"}, "Type a date and a time."),
+        ({"until": "9999-12-31T23:59-05:00"}, "Type a date and a time."),
+        ({"outcome": "x"}, "is not one of the available choices"),
+        ({"cause": "x"}, "is not one of the available choices"),
+    ],
+)
+def test_what_cannot_be_read_is_said_beside_its_field(acme, query, sentence):
+    keep("bob@alpha.test", subject="S-BOB")
+    text = search("bob", **query)
+    assert sentence in text
+    assert "S-BOB" not in text
+
+
+def test_times_are_those_of_the_viewers_domain(acme):
+    MailDomain.objects.filter(name="alpha.test").update(time_zone="Asia/Kolkata")  # UTC+5:30
+    keep("bob@alpha.test", subject="S-NOON", received_at=NOON)
+    assert find("bob", since="2026-11-02T17:30", until="2026-11-02T17:31") == {"S-NOON"}
+    assert find("bob", since="2026-11-02T12:00", until="2026-11-02T12:01") == set()
+    text = search("bob", since=NOON.isoformat(), until=(NOON + timedelta(hours=1)).isoformat())
+    assert "S-NOON" in text
+    assert 'value="2026-11-02T17:30"' in text
+    assert "since 2 Nov 2026 17:30" in text
+
+
+def test_pages_go_on_with_the_same_search(acme, monkeypatch):
+    monkeypatch.setattr("portal.web.views.trace.LISTED", 2)
+    for number in range(3):
+        keep(
+            "bob@alpha.test",
+            subject=f"S-{'ABC'[number]}",
+            sender="ann@far.test",
+            received_at=NOON + timedelta(hours=number),
+        )
+    client = browse("bob")
+    first = unescape(get_text(client.get("/trace/?q=ann@far.test")))
+    assert set(re.findall(r"\bS-[ABC]\b", first)) == {"S-B", "S-C"}
+    second = unescape(get_text(client.get("/trace/" + re.search(r'rel="next" href="([^"]+)"', first).group(1))))
+    assert set(re.findall(r"\bS-[ABC]\b", second)) == {"S-A"}
+    assert 'href="?q=ann%40far.test">Back to the newest' in second
+
+
+def test_a_search_that_has_to_look_through_says_how_far_it_came(acme, monkeypatch):
+    monkeypatch.setattr(tracing, "WALK", 2)
+    for number in range(5):
+        keep("bob@alpha.test", subject=f"S-{'ABCDE'[number]}", received_at=NOON + timedelta(hours=number),
+             cause="loop" if number == 1 else "")  # fmt: skip
+    client = browse("bob")
+    text = unescape(get_text(client.get("/trace/?cause=loop")))
+    assert "We looked through everything back to 2 Nov 2026, 15:00" in text
+    text = unescape(get_text(client.get("/trace/" + re.search(r'href="(\?[^"]+)">Look further back', text).group(1))))
+    assert "S-B" in text
+    assert "Looked through back to 2 Nov 2026, 13:00" in text
+
+
+def test_an_address_of_no_envelope_is_looked_for_in_the_line_from(acme):
+    message = keep("bob@alpha.test", subject="S-NEWS", sender="bounce-17@mailer.test")
+    Message.objects.filter(pk=message.pk).update(header_from="Shop <news@shop.test>")
+    assert find("bob", q="news@shop.test") == {"S-NEWS"}
+    keep("bob@alpha.test", subject="S-DIRECT", sender="news@shop.test")
+    text = search("bob", q="news@shop.test")
+    assert "S-NEWS" not in text
+    link = re.search(r'href="(\?[^"]+)">Look for the address in the lines From', text).group(1)
+    assert "S-NEWS" in get_text(browse("bob").get("/trace/" + link))
+
+
+@pytest.mark.parametrize("path", ["/trace/?q=ann@far.test", "/trace/?cause=loop", "/activity/", "/trace/{}/"])
+def test_pages_cost_the_same_for_one_row_and_for_three(acme, path):
+    seen = []
+    for more in (1, 2):
+        for _ in range(more):
+            row = keep("bob@alpha.test", sender="ann@far.test", cause="loop").recipients.get()
+            Event.objects.create(message=row.message, recipient=row, kind="held")
+            count(timezone.now().replace(minute=0, second=0, microsecond=0), cause=f"c{row.pk}", domain="alpha.test")
+        client = browse("alice")
+        with CaptureQueriesContext(connection) as captured:
+            assert client.get(path.format(row.pk)).status_code == 200
+        seen.append(len(captured))
+    assert seen[0] == seen[1]
+
+
+# Activity
+
+
+def count(hour: datetime, *, kind: str = "refused", cause: str = "reverse_dns", domain: str = "", number: int = 1,
+          schema: str = "sp_acme", instance: str = "gw-1") -> None:  # fmt: skip
+    domain_id = MailDomain.objects.get(name=domain).pk if domain else 0
+    HourlyCount.objects.create(
+        hour=hour, schema=schema, domain_id=domain_id, kind=kind, cause=cause, instance=instance, count=number
+    )
+
+
+def read_counts(who: str, path: str = "/activity/", at: str = "acme") -> dict[str, int]:
+    """The sums of the table, by what they count."""
+    text = unescape(get_text(browse(who, at=at).get(path)))
+    found = re.search(r'<tr role="row" class="sum">.*?</tr>', text, re.DOTALL)
+    cells = re.findall(r'<span class="label"[^>]*>([^<]+)</span>(\d+)', found.group()) if found else []
+    return {label: int(number) for label, number in cells}
+
+
+@pytest.fixture
+def counted(db):
+    """Counts of two instances, two domains, another provider, none, and of look-ups, in the hour that runs."""
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    for instance in ("gw-1", "gw-2"):
+        count(hour, domain="alpha.test", number=2, instance=instance)
+        count(hour, domain="beta.test", number=10, instance=instance)
+        count(hour, schema="sp_globex", domain="gamma.test", number=100, instance=instance)
+        count(hour, schema="", cause="relay_denied", number=1000, instance=instance)
+        count(hour, schema="", kind="dns", cause="servfail", number=5, instance=instance)
+        count(hour, schema="", kind="dns", cause="ok", number=7000, instance=instance)
+        count(hour, domain="alpha.test", kind="accepted", cause="", number=3, instance=instance)
+        count(hour, domain="alpha.test", kind="held", cause="", number=4, instance=instance)
+        count(hour, domain="alpha.test", kind="deferred", cause="overload", number=6, instance=instance)
+        count(hour, domain="alpha.test", kind="unfinished", cause="timeout", number=8, instance=instance)
+        count(hour, domain="alpha.test", kind="repeated", cause="sent_again", number=9, instance=instance)
+    return hour
+
+
+OWN = {
+    "Taken": 14,
+    "Told to try again: too much at the moment": 12,
+    "Not finished by the sender: the client was too slow": 16,
+}
+NO_PTR = "Refused: the client has no reverse DNS"
+DNS = {"DNS look-ups that failed: the name server failed": 10}
+
+
+@pytest.mark.parametrize(
+    ("who", "at", "seen"),
+    [
+        ("dora", "acme", OWN | {NO_PTR: 4}),
+        ("alice", "acme", OWN | {NO_PTR: 24} | DNS),
+        ("mallory", "globex", {"Taken": 0, NO_PTR: 200} | DNS),
+    ],
+)
+def test_everybody_counts_their_own_over_all_instances(counted, who, at, seen):
+    assert read_counts(who, at=at) == seen
+    assert read_counts(who, "/activity/?days=7", at=at) == seen
+
+
+def test_older_hours_are_in_their_day_and_week(acme):
+    now = timezone.now().replace(minute=0, second=0, microsecond=0)
+    count(now - timedelta(hours=25), domain="alpha.test", number=3)
+    assert "Nothing was counted" in get_text(browse("dora").get("/activity/"))
+    assert read_counts("dora", "/activity/?days=7") == {"Taken": 0, NO_PTR: 3}
+    day = (now - timedelta(hours=25)).date().isoformat()
+    assert read_counts("dora", f"/activity/?day={day}") == {"Taken": 0, NO_PTR: 3}
+    assert f'href="?day={day}"' in get_text(browse("dora").get("/activity/?days=7"))
+
+
+@pytest.mark.parametrize("query", ["day=x", "day=2026-02-30", "days=9", "day=", "day=0001-01-01", "day=9999-12-31"])
+def test_a_day_that_is_none_is_the_last_24_hours_or_nothing(acme, query):
+    assert browse("dora").get(f"/activity/?{query}").status_code == 200
+
+
+def test_a_number_leads_to_its_mail(acme):
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    count(hour, domain="alpha.test")
+    for minutes, state, cause in (
+        (1, "refused", "reverse_dns"),
+        (2, "refused", "loop"),
+        (61, "refused", "reverse_dns"),
+    ):
+        subject = "S-WANTED" if minutes == 1 else "S-OTHER"
+        at = hour + timedelta(minutes=minutes if minutes < 60 else -1)
+        keep("bob@alpha.test", subject=subject, received_at=at, state=state, cause=cause)
+    client = browse("dora")
+    text = unescape(get_text(client.get("/activity/")))
+    [link] = re.findall(r'href="(/trace/\?[^"]+)"', text)
+    assert set(re.findall(r"\bS-[A-Z]+\b", get_text(client.get(link)))) == {"S-WANTED"}
+
+
+def test_days_begin_at_midnight_where_the_viewer_is(acme):
+    MailDomain.objects.filter(name="alpha.test").update(time_zone="Asia/Kolkata")  # UTC+5:30: in the hour from 18:00
+    count(datetime(2026, 11, 1, 17, tzinfo=UTC), domain="alpha.test", number=1)
+    count(datetime(2026, 11, 1, 18, tzinfo=UTC), domain="alpha.test", number=10)
+    count(datetime(2026, 11, 2, 17, tzinfo=UTC), domain="alpha.test", number=100)
+    count(datetime(2026, 11, 2, 18, tzinfo=UTC), domain="alpha.test", number=1000)
+    assert read_counts("dora", "/activity/?day=2026-11-02")[NO_PTR] == 110
+    assert urlencode({"since": "2026-11-02T17:00:00+00:00"}) in get_text(
+        browse("dora").get("/activity/?day=2026-11-02")
+    )
+
+
+@pytest.mark.parametrize(("day", "hours"), [("2026-10-25", 25), ("2026-03-29", 23), ("2026-07-01", 24)])
+def test_a_day_has_the_hours_that_it_has(acme, day, hours):
+    MailDomain.objects.filter(name="alpha.test").update(time_zone="Europe/Berlin")
+    count(datetime.fromisoformat(f"{day}T12:00:00+00:00"), domain="alpha.test")
+    text = get_text(browse("dora").get(f"/activity/?day={day}"))
+    assert len(re.findall(r'<tr role="row"><th scope="row"', text)) == hours
