@@ -17,19 +17,20 @@ from quarantine.management.telling import (
     make_message,
     make_unrouted,
     make_unrouted_line,
+    show_time,
 )
 from quarantine.models import Recipient
 from quarantine.queries import find_trace, list_providers_of_trace, list_unrouted
-from quarantine.tracing import Wanted, find_everywhere, find_page, list_unrouted_ways, list_ways
+from quarantine.tracing import Wanted, describe, find_everywhere, find_page, list_unrouted_ways, list_ways
 
 WALK_DAYS = 7  # how far back is looked for what no index answers, where nobody says since when
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """What was found, newest first, whether there is more, and what was looked for in the end."""
+    """What was found, newest first, whether there is more, and what was looked for, in words."""
 
-    wanted: Wanted
+    searched: str
     items: list[Line]
     more: bool
 
@@ -40,10 +41,10 @@ def find_lines(wanted: Wanted, *, limit: int, slug: str, only_unrouted: bool) ->
     """
     wanted = _bound(wanted)
     lines = _find(wanted, limit, slug, only_unrouted=only_unrouted)
-    if not lines.items and "@" in wanted.party[1:] and not only_unrouted:
-        in_header = _bound(wanted.in_header())
-        lines = _find(in_header, limit, slug, only_unrouted=False)
-    return lines
+    if lines.items or only_unrouted or "@" not in wanted.party[1:]:
+        return lines
+    in_header = _find(_bound(wanted.in_header()), limit, slug, only_unrouted=False)
+    return in_header if in_header.items else replace(lines, searched=f"{lines.searched}, nor: {in_header.searched}")
 
 
 def _bound(wanted: Wanted) -> Wanted:
@@ -59,7 +60,7 @@ def _find(wanted: Wanted, limit: int, slug: str, *, only_unrouted: bool) -> Line
     if not slug:
         lines += map(make_unrouted_line, find_page(list_unrouted_ways(wanted), size=limit + 1).items)
     lines.sort(key=lambda line: str(line["at"]), reverse=True)
-    return Lines(wanted, lines[:limit], len(lines) > limit)
+    return Lines(describe(wanted, show_time) or "anything", lines[:limit], len(lines) > limit)
 
 
 def _list_routed(wanted: Wanted, limit: int, slug: str) -> list[Line]:

@@ -257,7 +257,8 @@ def test_no_state_is_without_words(acme, state):
 def test_an_empty_answer_says_what_was_searched_where_and_what_it_means(acme):
     text = search("bob", q="ann@far.test", outcome="refused")
     assert NO_TRACE in text
-    assert "Searched: ann@far.test in the line From, outcome “Refused”; in mail for bob@alpha.test." in text
+    told = "from or to ann@far.test, or with that as Message-ID, outcome “Refused”, and the line From"
+    assert f"Searched: {told}; in mail for bob@alpha.test." in text
     assert "Ask the sender for the error message" in text
     assert "for 90 days" in text
     assert "spelled wrong" not in text

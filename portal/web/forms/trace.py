@@ -73,7 +73,7 @@ class TraceForm(forms.Form):
     sender = _make_address("Sender", "An address, or @example.com for a whole domain.")
     recipient = _make_address("Recipient", "An address, or @ and one of your domains.")
     client = KnownField(read_client, label="Sending server", max_length=60, help_text="Its IP address, or a network.")
-    since = MomentField("From")
+    since = MomentField("Since")
     until = MomentField("Before")
     outcome = forms.ChoiceField(label="What became of it", required=False, choices=[("", "Anything"), *Outcome.choices])
     cause = forms.ChoiceField(

@@ -57,16 +57,17 @@ def trace(request: HttpRequest) -> HttpResponse:
 def make_answer(request: HttpRequest, user: User, wanted: Wanted) -> dict[str, Any]:
     """What was found, and where to look on. An address of no envelope is looked for in the line From."""
     after, address = request.GET.get("after"), "@" in wanted.party[1:]
-    found = find(user, wanted, after)
+    found, searched = find(user, wanted, after), describe(wanted, show_time)
     if address and not found.items and not after:
         wanted = wanted.in_header()
         found = find(user, wanted, after)
+        searched = describe(wanted, show_time) if found.items else f"{searched}, and the line From"
     query = {name: value for name, value in request.GET.items() if value and name != "after"}
     if wanted.header_from:
         query["from"] = "1"
     return {
         "rows": found.items,
-        "searched": describe(wanted, show_time),
+        "searched": searched,
         "reached": found.reached,
         "older": urlencode(query | {"after": found.next}) if found.next else "",
         "newest": urlencode(query) if after else "",

@@ -11,8 +11,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from quarantine.causes import Cause
 from quarantine.management.finding import BAD_CALL, NOT_FOUND, read_time
 from quarantine.management.searching import Lines, find_lines, tell_trace
-from quarantine.management.telling import describe_line, list_message_lines, list_unrouted_lines, show, show_time
-from quarantine.tracing import NotUnderstoodError, Outcome, Wanted, describe, read_client, read_party, recognise
+from quarantine.management.telling import describe_line, list_message_lines, list_unrouted_lines, show
+from quarantine.tracing import NotUnderstoodError, Outcome, Wanted, read_client, read_party, recognise
 
 MAX_ROWS = 1000
 HINT = (
@@ -54,11 +54,11 @@ class Command(BaseCommand):
         which = {"slug": options["provider"], "only_unrouted": options["unrouted"]}
         lines = find_lines(wanted, limit=options["limit"], **which)
         if not lines.items:
-            raise CommandError(f"There is no trace: {say(lines.wanted)}. {HINT}", returncode=NOT_FOUND)
+            raise CommandError(f"There is no trace: {lines.searched}. {HINT}", returncode=NOT_FOUND)
         traces = {line["trace_id"] for line in lines.items}
         told = tell_trace(traces.pop() if len(traces) == 1 and not lines.more else "", **which)
         if options["json"]:
-            told |= {"searched": say(lines.wanted), "found": lines.items, "more": lines.more}
+            told |= {"searched": lines.searched, "found": lines.items, "more": lines.more}
             self.stdout.write(json.dumps(told))
             return
         for text in list_history(told) if told["trace_id"] else list_overview(lines):
@@ -84,10 +84,6 @@ def read_wanted(options: dict[str, Any]) -> Wanted:
     return wanted.also(**{name: value for name, value in given.items() if value})
 
 
-def say(wanted: Wanted) -> str:
-    return describe(wanted, show_time) or "anything"
-
-
 def list_history(told: dict[str, Any]) -> Iterator[str]:
     """All about one trace id."""
     yield f"trace {told['trace_id']}"
@@ -101,4 +97,4 @@ def list_overview(lines: Lines) -> Iterator[str]:
     """A line for each of many, newest first."""
     yield from map(describe_line, lines.items)
     found, hint = ("found, and more", " Narrow the search, or raise --limit.") if lines.more else ("found", "")
-    yield f"{len(lines.items)} {found}: {say(lines.wanted)}.{hint} Times are UTC."
+    yield f"{len(lines.items)} {found}: {lines.searched}.{hint} Times are UTC."
