@@ -88,7 +88,6 @@ CANNOT_STORE = Reply(451, "4.3.0", "Mail cannot be stored at the moment, please 
 OVERLOADED = Reply(451, "4.3.2", "Too much to do at the moment, please try again later")
 NO_SPACE = Reply(452, "4.3.1", "Insufficient system storage, please try again later")
 NO_ROOM = Reply(452, "4.3.1", "Too much mail at the moment, try again later")
-TLS_UNAVAILABLE = Reply(454, "4.7.0", "TLS is not available at the moment")
 
 # 5xx: commands
 LINE_TOO_LONG = Reply(500, "5.5.2", "Command line too long")
