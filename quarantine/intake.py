@@ -86,6 +86,7 @@ class Left:
     cause: Cause
     reply: str  # the last that was given about it
     event: str  # deferred: we said 4xx; refused: we said 5xx to the sender; unfinished: the client did not go on
+    reason: str = ""  # in more words than the cause's
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,7 +422,7 @@ def make_refusal(recipient: Recipient, verdict: Verdict, cause: Cause, reply: st
 
 
 def make_left(left: Left, domain: ServedDomain) -> Outcome:
-    text = f"{left.reply} [{left.cause.label}]"
+    text = f"{left.reply} [{left.reason or left.cause.label}]"
     place = left.given, domain.id, left.mailbox_id
     state = State.REFUSED if left.event == "refused" else State.UNFINISHED
     return Outcome(*place, state, UNJUDGED, left.reply, left.event, text, left.cause)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -89,11 +90,12 @@ class RecipientFinder:
         """The served domain of an address as it was last known, for the record; nothing is asked."""
         return self._directory.recall_domain(address)
 
-    async def find(self, address: str) -> Found:
+    async def find(self, address: str, *, is_welcome: Callable[[Addressee], Awaitable[bool]]) -> Found:
         """Whom the address means; None where the domain is not ours. Raises DirectoryUnavailable.
 
         An addressee without a mailbox gets one when a message for it is taken, not before. Undecided is to be answered
-        450, and is said after ten seconds at the latest.
+        450, and is said after ten seconds at the latest. No server is asked for a client that is refused whoever the
+        recipient may be: where it is not welcome, every sane address of such a domain is an addressee.
         """
         found = await self._directory.find(address)
         if not isinstance(found, UnknownMailbox) or not is_sane(found.address):
@@ -103,7 +105,7 @@ class RecipientFinder:
                 self.counts["anyone"] += 1
                 return found.newcomer
             case RecipientPolicy.CALLOUT:
-                return await self._verify(found)
+                return await self._verify(found) if await is_welcome(found.newcomer) else found.newcomer
             case _:
                 return found
 
@@ -122,7 +124,7 @@ class RecipientFinder:
         if self._memory.was_good(one) or self._memory.was_good(all_of_them):
             self.counts["stale"] += 1
             return unknown.newcomer
-        return Undecided(unknown.address, unknown.domain, answer.text)
+        return Undecided(unknown.address, unknown.domain, f"The mail server gave no clear answer: {answer.text}")
 
     async def _get_answer(self, one: Key, all_of_them: Key, *, try_all: bool) -> Answer:
         """What is remembered, or what the server says now: the same is asked once, however many want to know."""

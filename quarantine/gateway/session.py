@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from filtering.evidence import PtrEvidence, PtrStatus
+from filtering.pipeline import ClientRefusal
 from portal.tenants.directory import Addressee, UnknownMailbox
 from quarantine import metrics
 from quarantine.causes import Cause
@@ -289,9 +290,9 @@ class Session(Connection):
 
     async def _admit(self, mail: Mail, address: str) -> Reply:
         """Accept or refuse a recipient; a refusal is on record before it is said."""
-        found = await self._services.recipients.find(address)
+        found = await self._services.recipients.find(address, is_welcome=self._is_welcome)
         if isinstance(found, Undecided):
-            mail.put_off(address, found.domain, Cause.UNVERIFIED, replies.UNVERIFIED)
+            mail.put_off(address, found.domain, Cause.UNVERIFIED, replies.UNVERIFIED, found.reason)
             return replies.UNVERIFIED
         if isinstance(found, Addressee):
             recipient = Recipient(address if "@" in address else found.address, found)
@@ -304,14 +305,21 @@ class Session(Connection):
         log.info("recipient_refused trace=%s client=%s code=%d", mail.trace_id, self._ip, refusal.code)
         return refusal
 
+    async def _is_welcome(self, addressee: Addressee) -> bool:
+        """Whether the client is not refused for what it is."""
+        return await self._judge_client(addressee) is None
+
+    async def _judge_client(self, addressee: Addressee) -> ClientRefusal | None:
+        ptr = await self._await_ptr()
+        return await self._services.intake.judge_client(self._ip, ptr, addressee, datetime.now(UTC))
+
     async def _refuse_client(self, mail: Mail, recipient: Recipient) -> Reply | None:
-        intake, ptr = self._services.intake, await self._await_ptr()
-        refusal = await intake.judge_client(self._ip, ptr, recipient.addressee, datetime.now(UTC))
+        refusal = await self._judge_client(recipient.addressee)
         if refusal is None:
             return None
         reply = replies.refuse(refusal.code, refusal.enhanced, refusal.text)
         mail.refuse(recipient.given, recipient.addressee, reply)
-        await intake.record_refused_client(self._sketch(mail), recipient, refusal, str(reply))
+        await self._services.intake.record_refused_client(self._sketch(mail), recipient, refusal, str(reply))
         return reply
 
     async def _refuse_recipient(self, mail: Mail, address: str, found: UnknownMailbox | None) -> Reply:

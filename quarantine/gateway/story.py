@@ -85,9 +85,9 @@ class Mail:
         if found:
             self.filed.add(found.domain.schema)
 
-    def put_off(self, given: str, domain: ServedDomain | None, cause: Cause, reply: Reply) -> None:
-        """A recipient that is not taken, because of this reply."""
-        self.leave(Left(given, domain, None, cause, str(reply), name_outcome(cause, reply)))
+    def put_off(self, given: str, domain: ServedDomain | None, cause: Cause, reply: Reply, reason: str = "") -> None:
+        """A recipient that is not taken, because of this reply; `reason` where more is known than the cause."""
+        self.leave(Left(given, domain, None, cause, str(reply), name_outcome(cause, reply), reason))
         self._say_to(given, domain, reply)
 
     def _say_to(self, given: str, domain: ServedDomain | None, reply: Reply) -> None:

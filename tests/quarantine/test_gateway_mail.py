@@ -98,7 +98,7 @@ def test_a_rule_holds_for_its_mailbox_alone(gateway):
 
 
 async def wait_for_change(gateway, address, is_known):
-    while not is_known(await gateway.services.recipients.find(address)):  # noqa: ASYNC110 - nothing says when
+    while not is_known(await gateway.gateway.directory.find(address)):  # noqa: ASYNC110 - nothing says when
         await asyncio.sleep(0.01)
 
 

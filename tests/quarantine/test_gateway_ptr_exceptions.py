@@ -47,7 +47,7 @@ def end_all(schema: str = "sp_acme") -> None:
 
 
 async def hear(gateway, address, expected):
-    while len((await gateway.services.recipients.find(address)).ptr_exceptions) != expected:  # noqa: ASYNC110
+    while len((await gateway.gateway.directory.find(address)).ptr_exceptions) != expected:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 

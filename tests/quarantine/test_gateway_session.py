@@ -261,7 +261,7 @@ def test_http_is_sent_away(gateway):  # D37
 
 
 def test_a_fault_of_ours_is_temporary_and_tells_nothing(gateway, monkeypatch, caplog):  # D41
-    async def fail(*_):
+    async def fail(*_, **__):
         raise RuntimeError("connection to server at db01.internal failed: password of lazaret")
 
     client = gateway.open()
@@ -277,7 +277,7 @@ def test_a_fault_of_ours_is_temporary_and_tells_nothing(gateway, monkeypatch, ca
 
 
 def test_a_directory_that_cannot_answer_is_temporary(gateway, monkeypatch):
-    async def fail(*_):
+    async def fail(*_, **__):
         raise DirectoryUnavailable
 
     client = gateway.open()

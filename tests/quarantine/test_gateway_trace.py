@@ -182,7 +182,7 @@ def test_a_sender_without_recipients_is_on_the_operators_record(gateway):
     ],
 )
 def test_recipients_named_before_mail_was_answered_are_on_record(gateway, monkeypatch, parameter, kind, row):
-    gateway.run(gateway.services.recipients.find("bob@alpha.test"))
+    gateway.run(gateway.gateway.directory.find("bob@alpha.test"))
     monkeypatch.setattr(gateway.services.memory, "has_room", lambda *_: False)
     client = gateway.open()
     client.send(f"{MAIL}{parameter}\r\n{RCPT}\r\nDATA\r\n".encode())

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.db.models import Sum
 from django.test import override_settings
 from django.utils import timezone
 from django_tenants.utils import schema_context
@@ -19,12 +20,13 @@ from quarantine.delivery import callout
 from quarantine.delivery.callout import Callout, Word
 from quarantine.gateway import recipients
 from quarantine.gateway.recipients import RecipientFinder
-from quarantine.models import Event, Recipient
+from quarantine.models import Event, Recipient, State
+from quarantine.platform.models import HourlyCount
 from reports.digests import send_due
 from reports.models import Digest
 from tests.portal.browsing import browse, get_text
-from tests.quarantine.gateways import Client, RunningGateway, run_gateway
-from tests.quarantine.test_gateway_mail import CLEAN, SPAM
+from tests.quarantine.gateways import Client, RunningGateway, run_gateway, run_name_server
+from tests.quarantine.test_gateway_mail import CLEAN, SPAM, WITHOUT_PTR
 from tests.running_courier import wait_until
 from tests.smtp_sink import CLOSE, Reply, Sink
 
@@ -36,7 +38,7 @@ UNKNOWN_MAILBOX = "550 5.1.1 No such mailbox here"
 
 @pytest.fixture(scope="module")
 def gateway(django_db_setup, django_db_blocker):
-    with django_db_blocker.unblock(), run_gateway() as running:
+    with django_db_blocker.unblock(), run_name_server(), run_gateway() as running:
         yield running
 
 
@@ -71,8 +73,10 @@ def list_mailboxes(schema: str = "sp_acme") -> list[str]:
 
 
 def list_rows() -> list[tuple[str, str | None]]:
+    """Those that a message was taken for, and their mailboxes."""
     with schema_context("sp_acme"):
-        return list(Recipient.objects.order_by("id").values_list("address", "mailbox__address"))
+        taken = Recipient.objects.exclude(state__in=[State.UNFINISHED, State.REFUSED]).order_by("id")
+        return list(taken.values_list("address", "mailbox__address"))
 
 
 def test_known_mailboxes_alone(gateway):
@@ -520,3 +524,32 @@ def test_the_first_mail_is_in_the_first_report(gateway):
         send_due()
         digest = Digest.objects.get(mailbox=made.get())
     assert (digest.state, digest.held) == ("sent", 1)
+
+
+def list_counts() -> list[tuple[str, str, int]]:
+    """By kind and cause, of alpha.test in all hours and processes."""
+    alpha = MailDomain.objects.get(name="alpha.test").pk
+    rows = HourlyCount.objects.filter(schema="sp_acme", domain_id=alpha).values_list("kind", "cause")
+    return sorted((kind, cause, number) for kind, cause, number in rows.annotate(number=Sum("count")))
+
+
+def test_who_was_not_taken_is_on_record_and_counted(asking, server):
+    ask(asking, "nobody@alpha.test", "nobody@alpha.test")
+    server.off("RCPT")
+    server.on("RCPT", "451 4.3.0 <directory> is away")
+    ask(asking, "new@alpha.test")
+    wait_until(lambda: list_counts() == [("deferred", "unverified", 1), ("refused", "no_mailbox", 2)])
+    with schema_context("sp_acme"):
+        row = Recipient.objects.get(address="new@alpha.test")
+        event = Event.objects.get(recipient=row)
+    assert (row.state, row.cause, row.reply) == ("unfinished", "unverified", NOT_VERIFIED)
+    assert event.text == f"{NOT_VERIFIED} [The mail server gave no clear answer: 451 4.3.0 <directory> is away]"
+
+
+def test_no_server_is_asked_for_a_client_that_is_refused_anyway(asking, server):
+    client = asking.open(WITHOUT_PTR)
+    client.ask("MAIL FROM:<ann@sender.test>")
+    replies = client.talk("RCPT TO:<new@alpha.test>", "RCPT TO:<nobody@alpha.test>")
+    assert [reply[:9] for reply in replies] == ["553 5.3.0"] * 2  # no telling apart, either
+    assert server.connections == 0
+    assert list_mailboxes() == []
