@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import signal
 import time
 
 import psutil
 import pytest
+import redis
 
 from tests.world import World, make_mail
 
@@ -32,6 +35,30 @@ def test_with_postgresql_stopped_the_gateway_answers_451_and_recovers(world: Wor
         assert time.monotonic() < deadline
         time.sleep(0.5)
     world.sink.wait_for(lambda: after.trace_id in world.find_delivered(), seconds=60)
+
+
+@pytest.mark.parametrize("fault", ["stopped", "flushed"])
+def test_mail_goes_on_without_valkey(world: World, fault: str):  # Q16
+    [server] = world.stack.pids("valkey")
+    if fault == "stopped":
+        os.kill(server, signal.SIGSTOP)
+    else:
+        flush(world)
+    try:
+        sent = [world.send(make_mail(f"valkey {fault} {number}"), to="kit@acme.test") for number in range(5)]
+        assert [one.code for one in sent] == [250] * 5
+        world.sink.wait_for(lambda: {one.trace_id for one in sent} <= set(world.find_delivered()), seconds=30)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    world.stack.wait_ready()
+
+
+def flush(world: World) -> None:
+    text = (world.stack.home / "lazaret.env").read_text()
+    url = re.search(r"^BROKER_URL=['\"]?([^'\"\n]+)", text, re.MULTILINE)
+    assert url
+    with redis.Redis.from_url(url.group(1)) as client:
+        client.flushall()
 
 
 def signal_all(server: int, number: signal.Signals) -> list[psutil.Process]:

@@ -2,112 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-import psycopg
 import pytest
 
-from portal.stack.postgres import EmbeddedPostgres
-from portal.stack.process import die_with_parent, find_free_port
+from tests.faults.ground import CANNOT_STORE, RECOVERY_SECONDS, Ground, wait_until
 from tests.quarantine.gateways import Client
 from tests.quarantine.test_gateway_mail import CLEAN
 from tests.quarantine.test_gateway_session import GO_AHEAD, MAIL, RCPT, RECIPIENT_OK, SENDER_OK, TEMPORARY
-from tests.servers import PREFIX
 
 pytestmark = pytest.mark.faults
 
-CANNOT_STORE = "451 4.3.0 Mail cannot be stored at the moment, please try again later"
-PROJECT = Path(__file__).resolve().parent.parent.parent
-RECOVERY_SECONDS = 10
-FILL = """
-import django; django.setup()
-from django.core.management import call_command
-call_command("migrate_schemas", shared=True, verbosity=0)
-from tests import cast
-cast.make_schemas(); cast.make_people()
-"""
-
-
-class World:
-    """PostgreSQL with the cast in it, and one gateway process."""
-
-    def __init__(self) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-        self.home.chmod(0o755)
-        self.postgres = EmbeddedPostgres(self.home / "postgres")
-        self.postgres.start()
-        self.environment = os.environ | {
-            "DATABASE_URL": self.postgres.url,
-            "DJANGO_SETTINGS_MODULE": "portal.settings.test",
-            "LAZARET_XCLIENT": "127.0.0.1",
-        }
-        subprocess.run([sys.executable, "-c", FILL], env=self.environment, cwd=PROJECT, check=True, capture_output=True)
-        self.port = find_free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start_gateway(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "manage.py", "gateway", "--listen", f"127.0.0.1:{self.port}"],
-            env=self.environment,
-            cwd=PROJECT,
-            stderr=(self.home / "gateway.log").open("ab"),
-            preexec_fn=die_with_parent(signal.SIGTERM),
-        )
-
-    def start_postgres(self) -> None:
-        self.postgres.start(self.postgres.port)
-
-    def open(self) -> Client | str:
-        """A session that has said EHLO; or what was said instead of a greeting."""
-        try:
-            client = Client(self.port)
-        except ConnectionRefusedError:
-            return ""
-        greeting = client.read_reply()
-        return client if greeting.startswith("220 ") and client.ask("EHLO x") else greeting
-
-    def wait_for_session(self) -> Client:
-        return wait_until(lambda: client if isinstance(client := self.open(), Client) else None, 30)
-
-    def list_senders(self) -> list[str]:
-        """The sender of each message whose octets are there."""
-        with psycopg.connect(self.postgres.url) as database:
-            rows = database.execute(
-                "SELECT sender FROM sp_acme.quarantine_message m"
-                " JOIN sp_acme.quarantine_content c ON c.message_id = m.id"
-                " JOIN sp_acme.quarantine_recipient r ON r.message_id = m.id"
-                " JOIN public.platform_deliveryjob j ON j.recipient_id = r.id ORDER BY m.id"
-            ).fetchall()
-        return [sender for (sender,) in rows]
-
-    def stop(self) -> None:
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self.postgres.stop()
-        shutil.rmtree(self.home, ignore_errors=True)
-
-
-def wait_until(find: Callable[[], object], seconds: float) -> object:
-    deadline = time.monotonic() + seconds
-    while not (found := find()):
-        assert time.monotonic() < deadline, f"not within {seconds} seconds"
-        time.sleep(0.05)
-    return found
-
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    world = World()
+def world() -> Iterator[Ground]:
+    world = Ground()
     try:
         world.start_gateway()
         yield world
@@ -189,22 +100,13 @@ def test_postgres_killed_under_load_loses_nothing_confirmed(world):
             world.postgres.process.kill()
             world.postgres.process.wait()
         if n == 30:
-            wait_until(lambda: try_start(world), 30)
+            wait_until(world.try_to_start_postgres, 30)
         if send_or_reset(client, sender := f"pg-{n}@sender.test"):
             confirmed.append(sender)
     wait_until(lambda: send_or_reset(client, "last@sender.test"), RECOVERY_SECONDS)
     stored = world.list_senders()
     assert set(confirmed) <= set(stored)
     assert len(confirmed) >= 20
-
-
-def try_start(world: World) -> bool:
-    """The killed server's children may hold its memory for a moment."""
-    try:
-        world.start_postgres()
-    except Exception:
-        return False
-    return True
 
 
 def send_or_reset(client: Client, sender: str) -> bool:
