@@ -1,6 +1,6 @@
 """Mail comes all the time while something is away: no 5xx, nothing lost, nothing doubled, and on it goes by itself.
 
-LAZARET_FAULTS_LONG=1 makes the pauses as long as the reference has them.
+LONG_FAULTS=1 makes the pauses as long as the reference has them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.world import make_mail
 
 pytestmark = pytest.mark.faults
 
-IS_LONG = os.environ.get("LAZARET_FAULTS_LONG") == "1"
+IS_LONG = os.environ.get("LONG_FAULTS") == "1"
 PAUSE_SECONDS = 90 if IS_LONG else 30
 LOCK_SECONDS = 300 if IS_LONG else 6
 NO_SPACE = "452 4.3.1 Insufficient system storage, please try again later"
