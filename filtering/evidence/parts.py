@@ -132,6 +132,7 @@ class _Walker:
         self.entered = len(found.parts)
         self.lookalikes = self.header_bytes = 0
         self.blank_from, self.blank = -1, (-1, -1)  # the empty line found last, and from where it was sought
+        self.blank_crlf = -1  # the next one with CRLF, sought once however many end with LF before it
         self.leaf: Fields | None = None
         self.kind = Value()  # of what was entered last
         self.leaf_start = 0
@@ -204,11 +205,14 @@ class _Walker:
 
     def _find_empty_line(self, start: int) -> tuple[int, int]:
         size = len(self.raw)
-        crlf = self.raw.find(b"\n\r\n", start)
-        lf = self.raw.find(b"\n\n", start, size if crlf < 0 else crlf + 2)
+        if self.blank_crlf < start:
+            at = self.raw.find(b"\n\r\n", start)
+            self.blank_crlf = at if at >= 0 else size
+        crlf = self.blank_crlf
+        lf = self.raw.find(b"\n\n", start, crlf + 2)
         if lf >= 0:
             return lf + 1, lf + 2
-        return (crlf + 1, crlf + 3) if crlf >= 0 else (size, size)
+        return (crlf + 1, crlf + 3) if crlf < size else (size, size)
 
     def _get_kind(self, fields: Fields) -> tuple[bool, list[bytes]]:
         """Whether it is a message, and every boundary that it can be read to name: who says two means to be misread."""

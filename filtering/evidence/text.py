@@ -53,6 +53,9 @@ def decode(data: bytes, charset: str = "") -> str:
             pass
     try:
         return data.decode("utf-8")[:MAX_DECODED_CHARACTERS]
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        whole = data[: error.start]
+        if error.reason == "unexpected end of data" and not whole.isascii():  # UTF-8, cut within its last character
+            return whole.decode("utf-8")[:MAX_DECODED_CHARACTERS]
         wanted = codec == "utf_8"
         return data.decode("utf-8" if wanted else "cp1252", "replace")[:MAX_DECODED_CHARACTERS]

@@ -55,7 +55,7 @@ AMBIGUOUS = {  # what it is: (message, what is noted); in each the test string i
         "base64 goes on after its end",
     ),
     "padding in the middle": (
-        ENCODED + b"Q=" + base64.b64encode(b"   ABC" + EICAR)[1:],
+        ENCODED + b"Q=" + base64.b64encode(b"   ABC" + EICAR)[1:] + b"\r\n",
         "base64 goes on after its end",
     ),
     "a message 40 deep": (HEAD + nest(40, leaf=BASE64_LEAF), ""),

@@ -157,6 +157,12 @@ def suites(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+# D25 D26
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_messages_take_no_second_of_processor_time(name: str) -> None:
+    check(HOSTILE[name])
+
+
 @FUZZ
 @given(st.sampled_from(OWN), st.integers(0, 2**64))
 def test_bent_messages_are_read(raw: bytes, seed: int) -> None:
