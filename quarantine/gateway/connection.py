@@ -25,6 +25,7 @@ from quarantine.store import StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
+LINGER_SECONDS = 20.0  # for a client to read our last words
 WITHOUT_MAIL = {"NOOP", "RSET", "VRFY", "HELO", "EHLO", "XCLIENT"}
 UNAVAILABLE = (DirectoryUnavailable, IntakeUnavailableError, StoreUnavailableError)
 
@@ -49,6 +50,7 @@ class Connection(SMTP):
         self._stopping = False
         self._listening = False  # waiting for a command
         self._ending: tuple[Cause, Reply | None] = (Cause.DISCONNECTED, None)
+        self._lingering: asyncio.TimerHandle | None = None
         self._errors = self._failed_recipients = self._idle_commands = 0
 
     # What a session is
@@ -101,6 +103,8 @@ class Connection(SMTP):
         self._wire = self.transport = None
         self._inlet.feed_eof()
         self.abort()
+        if self._lingering:
+            self._lingering.cancel()
         asyncio.StreamReaderProtocol.connection_lost(self, error)
 
     def stop(self) -> None:
@@ -144,6 +148,7 @@ class Connection(SMTP):
             if self._wire:
                 self._flush()
                 self._wire.close()
+                self._lingering = self._loop.call_later(LINGER_SECONDS, self._wire.abort)
 
     async def _meet(self) -> Reply | None:
         """Learn whom a load balancer speaks for, and whether the client waits for our greeting; a reply means that it
@@ -247,6 +252,7 @@ class Connection(SMTP):
         self._flush()
         await self._drain()
         self._inlet.clear()
+        self._ending = Cause.TLS_FAILED, None  # should the handshake come to nothing
         transport = await self._loop.start_tls(
             self._wire,
             self,
@@ -257,6 +263,7 @@ class Connection(SMTP):
         assert transport  # noqa: S101 - it raises otherwise
         self._wire = self._inlet.transport = self.transport = transport
         self._tls = describe_tls(transport)
+        self._ending = Cause.DISCONNECTED, None
         self.forget_client()
 
 

@@ -1,0 +1,166 @@
+"""Every end of a connection is on record with its cause, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from django.test import override_settings
+
+from quarantine.gateway import connection, replies
+from quarantine.gateway.inlet import Pace
+from quarantine.gateway.limits import Limits
+from quarantine.platform.models import Unrouted
+from tests.quarantine.gateways import run_gateway
+from tests.quarantine.test_gateway_meeting import BALANCER, standing_still
+from tests.quarantine.test_gateway_session import MAIL
+from tests.running_courier import wait_until
+from tests.smtp_sink import CERTIFICATE
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+LIMITS = Limits(
+    command_seconds=1,
+    proxy_seconds=0.1,
+    handshake_seconds=0.2,
+    errors=2,
+    idle_commands=3,
+    client_connections=1,
+    messages=0,
+    pace=Pace(silence=0.2),
+)
+
+
+@pytest.fixture(scope="module")
+def gateway(django_db_setup, django_db_blocker):
+    with (
+        django_db_blocker.unblock(),
+        override_settings(
+            SMTP_TLS_CERTIFICATE=str(CERTIFICATE),
+            SMTP_TLS_KEY=str(CERTIFICATE),
+            PROXY_PROTOCOL_NETWORKS=(f"{BALANCER}/32",),
+        ),
+        run_gateway(limits=LIMITS) as running,
+    ):
+        yield running
+
+
+def list_ends(gateway) -> list[tuple[str, str, str]]:
+    gateway.settle()
+    return list(Unrouted.objects.order_by("id").values_list("outcome", "cause", "reply"))
+
+
+def hang_up(gateway):
+    gateway.connect().close()
+
+
+def quit_at_once(gateway):
+    gateway.connect().ask("QUIT")
+
+
+def stay_silent(gateway):
+    gateway.connect().is_closed()
+
+
+def begin_no_handshake(gateway):
+    client = gateway.connect()
+    client.ask("STARTTLS")
+    assert client.is_closed()
+
+
+def begin_a_wrong_handshake(gateway):
+    client = gateway.connect()
+    client.ask("STARTTLS")
+    client.send(b"NOOP\r\n" * 20)
+    while client.socket.recv(1024):
+        pass
+
+
+def hang_up_in_the_handshake(gateway):
+    client = gateway.connect()
+    client.ask("STARTTLS")
+    client.close()
+
+
+def make_errors(gateway):
+    gateway.connect().talk("BOGUS", "BOGUS")
+
+
+def talk_idly(gateway):
+    gateway.connect().talk("NOOP", "NOOP", "NOOP")
+
+
+def lose_count(gateway):
+    gateway.connect().ask("BDAT x")
+
+
+def send_one_message_more(gateway):
+    gateway.connect().talk("HELO x", MAIL)
+
+
+def send_a_chunk_for_nobody(gateway):
+    client = gateway.connect()
+    client.send(b"BDAT 10\r\nx")
+    assert client.is_closed() is False
+
+
+def ask_for_a_page(gateway):
+    gateway.connect().ask("GET / HTTP/1.1")
+
+
+def connect_twice(gateway):
+    first = gateway.connect(source="127.0.0.5")
+    second = gateway.connect(greeting=False, source="127.0.0.5")
+    assert second.read_reply() == str(replies.TOO_MANY_CONNECTIONS)
+    first.ask("QUIT")
+
+
+def balance_without_a_header(gateway):
+    assert gateway.connect(greeting=False, source=BALANCER).is_closed() is False
+
+
+def speak_too_early(gateway):
+    with standing_still(gateway):
+        client = gateway.connect(greeting=False, early=b"EHLO x\r\n")
+    client.read_reply()
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (hang_up, [("unfinished", "no_mail", None)]),
+        (quit_at_once, [("unfinished", "no_mail", None)]),
+        (stay_silent, [("unfinished", "timeout", replies.TOO_SLOW)]),
+        (begin_no_handshake, [("unfinished", "tls_failed", None)]),
+        (begin_a_wrong_handshake, [("unfinished", "tls_failed", None)]),
+        (hang_up_in_the_handshake, [("unfinished", "tls_failed", None)]),
+        (make_errors, [("deferred", "too_many_errors", replies.TOO_MANY_ERRORS)]),
+        (talk_idly, [("deferred", "too_many_commands", replies.TOO_MANY_COMMANDS)]),
+        (lose_count, [("deferred", "syntax", replies.OUT_OF_STEP)]),
+        (send_one_message_more, [("deferred", "too_many_messages", replies.TOO_MANY_MESSAGES)]),
+        (send_a_chunk_for_nobody, [("unfinished", "timeout", replies.TOO_SLOW)]),
+        (ask_for_a_page, [("deferred", "not_smtp", replies.NOT_SMTP)]),
+        (
+            connect_twice,
+            [("deferred", "too_many_connections", replies.TOO_MANY_CONNECTIONS), ("unfinished", "no_mail", None)],
+        ),
+        (balance_without_a_header, [("deferred", "bad_proxy", replies.BAD_PROXY)]),
+        (speak_too_early, [("deferred", "early_talker", replies.EARLY_TALKER)]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_how_a_connection_ended_is_on_record(gateway, end, expected):
+    end(gateway)
+    assert list_ends(gateway) == [(outcome, cause, str(reply or "")) for outcome, cause, reply in expected]
+    assert not gateway.services._clients
+
+
+def test_a_client_that_does_not_read_our_last_words_is_not_kept(monkeypatch):
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.2)
+    with run_gateway(limits=Limits(command_seconds=0.2, idle_commands=10**9)) as gateway:
+        client = gateway.open()
+        client.socket.settimeout(0.2)
+        [session] = gateway.services.sessions
+        with suppress(OSError):
+            client.send(b"EHLO x\r\n" * 60_000)
+        wait_until(lambda: session._wire is None)
