@@ -151,6 +151,11 @@ class Recipient(models.Model):
     def __str__(self) -> str:
         return f"{self.message_id} for {self.address}: {self.state}"
 
+    @property
+    def was_put_off(self) -> bool:
+        """Whether we asked the client to come again. What else is unfinished, the client did not go on with."""
+        return self.state == State.UNFINISHED and self.reply.startswith("4") and self.cause != "timeout"
+
 
 class Event(models.Model):
     """A line of the trace."""

@@ -22,7 +22,7 @@ from django.db.models.lookups import Exact
 from psycopg import sql
 
 from portal.tenants.models import MailDomain
-from quarantine.causes import name_cause
+from quarantine.causes import Cause, name_cause
 from quarantine.models import Recipient, State
 from quarantine.platform.models import Unrouted
 from quarantine.queries import SCHEMAS_A_QUERY, read_place, write_place
@@ -49,7 +49,8 @@ class Outcome(TextChoices):
     UNFINISHED = "unfinished", "Not finished by the sender"
 
 
-# Of what was not taken, only the last reply says whether we or the client ended it.
+# Of what is unfinished the last reply says who ended it, but for a client that was too slow: see Recipient.was_put_off.
+PUT_OFF = Q(reply__startswith="4") & ~Q(cause=Cause.TIMEOUT)
 OUTCOMES: dict[str, Q] = {
     Outcome.ACCEPTED: ~Q(state__in=[State.REFUSED, State.UNFINISHED]),
     Outcome.DELIVERED: Q(state__in=[State.DELIVERED, State.RELEASED]),
@@ -58,8 +59,8 @@ OUTCOMES: dict[str, Q] = {
     Outcome.SERVER_REFUSED: Q(state=State.HELD),
     Outcome.GONE: Q(state__in=[State.DELETED, State.EXPIRED]),
     Outcome.REFUSED: Q(state=State.REFUSED),
-    Outcome.DEFERRED: Q(state=State.UNFINISHED, reply__startswith="4"),
-    Outcome.UNFINISHED: Q(state=State.UNFINISHED) & ~Q(reply__startswith="4"),
+    Outcome.DEFERRED: Q(state=State.UNFINISHED) & PUT_OFF,
+    Outcome.UNFINISHED: Q(state=State.UNFINISHED) & ~PUT_OFF,
 }
 
 

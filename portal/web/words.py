@@ -63,11 +63,6 @@ ADVICE = {
 }
 
 
-def is_deferral(row: Recipient) -> bool:
-    """Whether what was not taken was put off by us, by the last reply; else the client did not finish."""
-    return row.state == State.UNFINISHED and row.reply.startswith("4")
-
-
 def explain(row: Recipient) -> tuple[str, str]:
     """What became of it, in a few words and in a few sentences."""
     cause = name_cause(row.cause) if row.cause else "the reason is in the answer below"
@@ -75,7 +70,7 @@ def explain(row: Recipient) -> tuple[str, str]:
     if row.state == State.REFUSED:
         told = "The sender's mail server was told so, and the sender should have got an error message that says it."
         return "Refused", f"We did not take it: {cause}. {told} {advice}"
-    if is_deferral(row):
+    if row.was_put_off:
         told = "Most mail servers do so within minutes, and go on for days: look for a later trace of the same mail."
         return "Not taken yet", f"The sender's mail server was asked to try again later: {cause}. {told} {advice}"
     if row.state == State.UNFINISHED:
