@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import multiprocessing
 import re
+import secrets
 import select
 import socket
 import time
@@ -19,7 +20,6 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
-SENDER = "sender@benchmark.test"
 FIRST_CLIENT = 11 << 24  # 11.0.0.0, a network that is nobody's private one; only loopback hears of it
 READ_OCTETS = 65536
 PATIENCE_SECONDS = 120.0  # without a word from the server, in all sessions of a process
@@ -114,13 +114,16 @@ def _work(plan: Plan, messages: Sequence[bytes], count: int, number: int, pipe: 
 
 
 def _make_envelopes(plan: Plan) -> Iterator[bytes]:
-    """MAIL, RCPT and DATA; the recipients in turn."""
+    """MAIL, RCPT and DATA; the recipients in turn. Each has a sender of its own: what is sent twice, in this run or the
+    next, is another message, and not one that a server may recognise.
+    """
     made = []
     for start in range(len(plan.recipients)):
         chosen = itertools.islice(itertools.cycle(plan.recipients), start, start + plan.recipients_per_message)
-        lines = [f"MAIL FROM:<{SENDER}>", *(f"RCPT TO:<{one}>" for one in chosen), "DATA"]
-        made.append("".join(f"{line}\r\n" for line in lines).encode())
-    return itertools.cycle(made)
+        made.append("".join(f"{line}\r\n" for line in [*(f"RCPT TO:<{one}>" for one in chosen), "DATA"]).encode())
+    token = secrets.token_hex(4).encode()
+    for number, rest in enumerate(itertools.cycle(made)):
+        yield b"MAIL FROM:<%s.%d@benchmark.test>\r\n%s" % (token, number, rest)
 
 
 def _name_clients(plan: Plan, number: int) -> Iterator[str]:

@@ -457,9 +457,12 @@ class Session(Connection):
                 transaction, recipients, left, size=data.size, reply=str(reply), cause=Cause.TOO_BIG
             )
             return reply
-        texts = {result: str(answer) for result, answer in make_answers(mail.trace_id).items()}
+        answers = make_answers(mail.trace_id)
+        texts = {result: str(answer) for result, answer in answers.items()}
         received = await intake.receive(transaction, recipients, data.octets, texts, left)
-        return make_answers(received.trace_id)[received.result]
+        if received.trace_id != mail.trace_id:  # it was taken before
+            return replies.accept(received.trace_id)
+        return answers[received.result]
 
     COMMANDS: ClassVar[dict[str, Callable[[Any, bytes], Awaitable[Reply]]]] = {
         "HELO": smtp_HELO,
