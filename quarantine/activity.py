@@ -22,7 +22,14 @@ KINDS = {  # "held" is taken, too
     "dns": "DNS look-ups that failed",
 }
 DNS_ANSWERED = ("ok", "none", "mismatch", "malformed", "skipped")  # the answer was had, whatever it was
-DNS_WORDS = {"servfail": "the name server failed", "refused": "the name server refused", "timeout": "no answer in time"}
+DNS_WORDS = {
+    "servfail": "the name server failed",
+    "refused": "the name server refused",
+    "timeout": "no answer in time",
+    "busy": "too many look-ups at once",
+    "stale": "no new answer: an older one was used",
+    "unconfirmed_absence": "a name server's “there is none” was not believed",
+}
 
 
 @dataclass(frozen=True, slots=True)

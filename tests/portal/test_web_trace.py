@@ -359,6 +359,21 @@ def test_pages_cost_the_same_for_one_row_and_for_three(acme, path):
 # Activity
 
 
+def test_look_ups_that_failed_are_named_in_words(acme):
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    for cause in ("stale", "busy", "unconfirmed_absence", "too_many_aliases", "none", "mismatch", "ok"):
+        count(hour, schema="", kind="dns", cause=cause)
+    assert set(read_counts("alice")) - {"Taken"} == {
+        f"DNS look-ups that failed: {name}"
+        for name in (
+            "no new answer: an older one was used",
+            "too many look-ups at once",
+            "a name server's “there is none” was not believed",
+            "too many aliases",
+        )
+    }
+
+
 def count(hour: datetime, *, kind: str = "refused", cause: str = "reverse_dns", domain: str = "", number: int = 1,
           schema: str = "sp_acme", instance: str = "gw-1") -> None:  # fmt: skip
     domain_id = MailDomain.objects.get(name=domain).pk if domain else 0
