@@ -39,7 +39,11 @@ class Connection(SMTP):
 
     def __init__(self, services: Services) -> None:
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        super().__init__(None, hostname=services.hostname, ident="ESMTP", loop=self._loop)
+        # Not SMTP's own: it looks for hooks among all members of the object, at every connection.
+        asyncio.StreamReaderProtocol.__init__(self, asyncio.StreamReader(loop=self._loop), loop=self._loop)
+        self.hostname = services.hostname
+        self.transport: asyncio.BaseTransport | None = None
+        self._handler_coroutine: asyncio.Task[None] | None = None
         self._services = services
         self._limits = services.limits
         self._inlet = Inlet(self._loop, self._flush)
@@ -82,14 +86,13 @@ class Connection(SMTP):
 
     # asyncio's protocol
 
-    def _reset_timeout(self, duration: float | None = None) -> None:
-        """Nothing: each wait for the client has its own end."""
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = self._inlet.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername") or ("",)
         self._peer = normalise_ip(str(peer[0]))
-        super().connection_made(transport)
+        asyncio.StreamReaderProtocol.connection_made(self, transport)
+        self.transport = transport
+        self._handler_coroutine = self._loop.create_task(self._handle_client())
 
     def data_received(self, data: bytes) -> None:
         self._inlet.feed(data)

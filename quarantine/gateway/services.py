@@ -6,8 +6,9 @@ import asyncio
 import ipaddress
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 from filtering.evidence import PtrEvidence
@@ -39,8 +40,8 @@ class Services:
     look_up_ptr: Callable[[str], Awaitable[PtrEvidence]]
     limits: Limits = field(default_factory=Limits)
     tls: ssl.SSLContext | None = None
-    trusted_networks: Iterable[str] = ()  # whose XCLIENT is believed
-    balancer_networks: Iterable[str] = ()  # who must begin with a PROXY header
+    trusted_networks: tuple[str, ...] = ()  # whose XCLIENT is believed
+    balancer_networks: tuple[str, ...] = ()  # who must begin with a PROXY header
     is_ready: bool = False
     is_stopping: bool = False
     sessions: set[Stoppable] = field(default_factory=set)
@@ -92,7 +93,8 @@ class Services:
             del self._clients[ip]
 
 
-def is_among(ip: str, networks: Iterable[str]) -> bool:
+@lru_cache(maxsize=4096)  # asked several times of each connection
+def is_among(ip: str, networks: tuple[str, ...]) -> bool:
     if not networks or not ip:
         return False
     address = ipaddress.ip_address(ip)
