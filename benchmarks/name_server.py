@@ -12,7 +12,7 @@ import socket
 import sys
 
 TTL = (300).to_bytes(4, "big")
-PTR, A, IN = b"\0\x0c", b"\0\x01", b"\0\x01"
+PTR, A, SOA, IN = b"\0\x0c", b"\0\x01", b"\0\x06", b"\0\x01"
 POINTER = b"\xc0\x0c"  # to the name in the question
 REVERSE = re.compile(rb"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.in-addr\.arpa")
 NAME = re.compile(rb"h(\d{1,3})-(\d{1,3})-(\d{1,3})-(\d{1,3})\.clients\.test")
@@ -42,6 +42,8 @@ def _find(name: bytes, kind: bytes) -> bytes:
         return bytes([len(host)]) + host + b"\x07clients\x04test\0"
     if kind == A and (found := NAME.fullmatch(name)):
         return bytes(int(part) & 255 for part in found.groups())
+    if (name, kind) == (b"in-addr.arpa", SOA):  # by which a gateway knows that it is answered
+        return bytes(2 + 5 * 4)
     return b""
 
 
