@@ -133,7 +133,9 @@ WITH {first}, message AS (
     INSERT INTO {schema}.quarantine_recipient
         (message_id, address, mailbox_id, domain_id, received_at, state, action, category, score, findings,
          policy_release, reply, cause)
-    SELECT message.id, o.address, o.mailbox_id, o.domain_id, %(received_at)s, o.state, o.action, o.category, o.score,
+    SELECT message.id, o.address,
+           coalesce(o.mailbox_id, (SELECT id FROM {schema}.people_mailbox WHERE address = lower(o.address))),
+           o.domain_id, %(received_at)s, o.state, o.action, o.category, o.score,
            o.findings, %(policy_release)s, o.reply, o.cause
     FROM message, outcome o
     RETURNING id, message_id, address, domain_id, state

@@ -123,7 +123,10 @@ class Session(Connection):
         if reply:
             mail.say(cause.label, reply)
         transaction = self._sketch(mail)
-        if not self._services.intake.note_left(transaction, mail.list_left(cause, reply), mail.filed):
+        if (
+            not self._services.intake.note_left(transaction, mail.list_left(cause, reply), mail.filed)
+            and not mail.refused
+        ):
             self._services.ledger.add(transaction, cause, name_outcome(cause, reply), str(reply or ""))
 
     def _note(self, cause: Cause, reply: Reply | None, mail: Mail | None = None, recipient: str = "") -> None:

@@ -152,6 +152,15 @@ def test_recipients_put_off_are_told_beside_those_that_were_taken(gateway):
     assert story["message"].size == len(CLEAN)
 
 
+def test_whom_mail_was_put_off_for_finds_it_too(gateway):
+    client = gateway.open()
+    client.talk(MAIL, CAROL, "RCPT TO:<dora@alpha.test>", "RCPT TO:<Bob@alpha.test>")
+    client.close()
+    gateway.settle()
+    with schema_context("sp_acme"):
+        assert Recipient.objects.get(cause="too_many_recipients").mailbox.address == "bob@alpha.test"
+
+
 def test_nobody_learns_of_another_providers_recipients(gateway):
     client = gateway.open()
     client.talk(MAIL, "RCPT TO:<you@elsewhere.test>", RCPT, "RCPT TO:<gus@gamma.test>")
@@ -162,6 +171,13 @@ def test_nobody_learns_of_another_providers_recipients(gateway):
     assert list_unrouted(gateway) == [
         ("refused", "relay_denied", "550 5.7.1 Relaying denied: we take no mail for this domain", 1)
     ]
+
+
+def test_what_was_refused_is_told_once(gateway):
+    client = gateway.open()
+    client.talk(MAIL, "RCPT TO:<you@elsewhere.test>", "QUIT")
+    client.close()
+    assert [cause for _, cause, *_ in list_unrouted(gateway)] == ["relay_denied"]
 
 
 def test_a_sender_without_recipients_is_on_the_operators_record(gateway):

@@ -15,9 +15,11 @@ from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.formats import date_format
 
+from quarantine.causes import name_cause
 from quarantine.models import Message
 
 register = template.Library()
+register.filter("cause", name_cause)
 
 
 @lru_cache
