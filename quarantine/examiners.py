@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar, TypeVarTuple, Unpack
@@ -118,7 +119,6 @@ class Examiners:
                 result = job.work()
             except Exception as raised:  # noqa: BLE001 - it is raised where it is waited for
                 error = raised
-            loop = job.done.get_loop()
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._finish, job, result, error)
+            with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                job.done.get_loop().call_soon_threadsafe(self._finish, job, result, error)
             del job, result, error  # not kept until the next one comes
