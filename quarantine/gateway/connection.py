@@ -289,3 +289,7 @@ def describe_tls(transport: asyncio.BaseTransport) -> str:
     tls = transport.get_extra_info("ssl_object")
     cipher = transport.get_extra_info("cipher") or ("",)
     return f"{tls.version() if tls else 'TLS'} {cipher[0]}".strip()
+
+
+def name_cause(error: Exception) -> Cause:
+    return Cause.UNAVAILABLE if isinstance(error, UNAVAILABLE) else Cause.FAULT

@@ -1,0 +1,157 @@
+"""Who the client is, what it has open, and what is put on record of it. Knows no command."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from filtering.evidence import PtrEvidence, PtrStatus
+from quarantine.causes import Cause
+from quarantine.gateway import replies
+from quarantine.gateway.addresses import AddressError, NeedsUtf8Error, SyntaxProblem, read_address, read_path
+from quarantine.gateway.connection import Connection
+from quarantine.gateway.inlet import Chunks
+from quarantine.gateway.replies import Reply
+from quarantine.gateway.services import Services
+from quarantine.gateway.story import MAX_SAID, Declined, Mail, name_outcome
+from quarantine.intake import await_ptr
+from quarantine.records import NOBODY, Transaction
+
+UNKNOWN_PTR = PtrEvidence(PtrStatus.UNKNOWN, detail="not known yet")
+MAX_VERB = 20
+# Ends by us that say nothing about mail, once mail has come over the connection.
+HARMLESS = {replies.BYE, replies.TOO_SLOW, replies.STOPPING}
+
+
+class ClientSession(Connection):
+    """A connection whose client and whose open transaction are known. However it ends, it leaves a trace."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(services)
+        self._mail: Mail | None = None
+        self._ptr: asyncio.Task[PtrEvidence] | None = None
+        self._ip = ""  # of the client: the connection's, or what a trusted peer stated by XCLIENT
+        self._helo = ""
+        self._stated_helo = ""  # by XCLIENT
+        self._extended = False
+        self._messages = 0
+        self._chunks: Chunks | None = None  # of a message that is being sent by BDAT
+        self._broken: Reply | None = None  # what was said to a chunk without which the others are worth nothing
+        self._declined: Declined | None = None
+        self._transactions = 0
+        self._said: list[tuple[str, str]] = []  # of a connection that has not brought mail yet
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._mail is not None
+
+    def begin(self) -> None:
+        self._begin(self._peer)
+
+    def _begin(self, ip: str) -> None:
+        """The evidence of the client is asked for now, and awaited at RCPT."""
+        self._drop_ptr()
+        self._ip = ip
+        self._ptr = asyncio.ensure_future(self._services.look_up_ptr(ip))
+        self.forget_client()
+
+    def _drop_ptr(self) -> None:
+        if self._ptr:
+            self._ptr.cancel()
+
+    def end(self, cause: Cause, reply: Reply | None) -> None:
+        """What is open is put on record, and so is a connection that brought no mail."""
+        self._settle()
+        if self._mail:
+            self._leave(cause, reply)
+        elif not self._transactions and reply is None and cause is Cause.DISCONNECTED:
+            self._note(Cause.NO_MAIL, None)
+        elif not self._transactions or (reply and reply not in HARMLESS):
+            self._note(cause, reply)
+        self._drop_ptr()
+
+    def forget_client(self) -> None:
+        self._leave(Cause.RESET)
+        self._helo, self._extended = "", False
+
+    def _forget_mail(self) -> None:
+        if self._chunks:
+            self._chunks.close()
+        self._mail = self._chunks = self._broken = None
+
+    def _settle(self) -> None:
+        """Put on record what was declined at MAIL."""
+        declined, self._declined = self._declined, None
+        if declined:
+            mail, cause, reply = declined.mail, declined.cause, declined.reply
+            if not self._services.intake.note_left(self._sketch(mail), mail.left.values()):
+                self._note(cause, reply, mail)
+
+    def _overhear(self, argument: bytes) -> None:
+        if self._declined:
+            mail, cause, reply = self._declined.mail, self._declined.cause, self._declined.reply
+            address, problem = read_recipient(argument, utf8=mail.utf8)
+            domain = None if problem else self._services.recipients.recall_domain(address)
+            if domain:
+                mail.put_off(address, domain, cause, reply)
+
+    def _leave(self, cause: Cause, reply: Reply | None = None) -> None:
+        """The transaction, if there is one, ends without a message: by the client, or by us with a reply."""
+        self._settle()
+        mail = self._mail
+        self._forget_mail()
+        if mail is None:
+            return
+        if reply:
+            mail.say(cause.label, reply)
+        transaction = self._sketch(mail)
+        if (
+            not self._services.intake.note_left(transaction, mail.list_left(cause, reply), mail.filed)
+            and not mail.refused
+        ):
+            self._services.ledger.add(transaction, cause, name_outcome(cause, reply), str(reply or ""))
+
+    def _note(self, cause: Cause, reply: Reply | None, mail: Mail | None = None, recipient: str = "") -> None:
+        """Put on the operator's record what reached no provider."""
+        said = tuple((NOBODY, command, text) for command, text in self._said)
+        transaction = self._sketch(mail) if mail else replace(self._sketch(Mail("", utf8=True)), said=said)
+        self._services.ledger.add(transaction, cause, name_outcome(cause, reply), str(reply or ""), recipient)
+
+    def answered(self, name: str, reply: Reply) -> None:
+        if len(self._said) < MAX_SAID and not self._transactions:
+            self._said.append((name[:MAX_VERB], str(reply)))
+
+    async def _await_ptr(self) -> PtrEvidence:
+        assert self._ptr is not None  # noqa: S101 - begun with the session
+        return await await_ptr(self._ptr)
+
+    def _sketch(self, mail: Mail) -> Transaction:
+        """The transaction as far as it is known now; nothing is waited for."""
+        ptr = self._ptr.result() if self._ptr and self._ptr.done() and not self._ptr.cancelled() else UNKNOWN_PTR
+        return Transaction(
+            trace_id=mail.trace_id,
+            received_at=datetime.now(UTC),
+            client_ip=self._ip or self._peer,
+            sender=mail.sender,
+            helo=self._stated_helo or self._helo,
+            tls=self._tls,
+            ptr=ptr,
+            said=tuple(mail.said),
+        )
+
+
+def read_recipient(argument: bytes, *, utf8: bool) -> tuple[str, Reply | None]:
+    """The address in the argument of RCPT, or what is answered where there is none."""
+    try:
+        path = read_path(argument, b"TO:")
+        address = read_address(path.text, utf8=utf8)
+    except SyntaxProblem:
+        return "", replies.RCPT_SYNTAX
+    except NeedsUtf8Error:
+        return "", replies.SMTPUTF8_NEEDED
+    except AddressError:
+        return "", replies.BAD_RECIPIENT
+    if path.parameters:
+        return address, replies.UNKNOWN_PARAMETER
+    return address, None if address else replies.RCPT_SYNTAX
