@@ -100,7 +100,7 @@ class Count:
 
 
 Record = Filing | Unrouted | Count
-Statement = tuple[sql.Composed | str, dict[str, Any]]
+Statement = tuple[bytes | str, dict[str, Any]]
 Hour = tuple[datetime, str, int, str, str]  # hour, schema, domain, kind, cause
 
 # A transaction whose recipients were refused one by one before has its row already: later news replaces the older, but
@@ -183,10 +183,10 @@ AGAIN = "The client sent it again, as if it had not heard that it was taken: ans
 
 
 @cache
-def get_file_statement(schema: str, *, with_receipt: bool) -> sql.Composed:
-    return sql.SQL(FILE).format(
-        schema=sql.Identifier(schema), name=sql.Literal(schema), first=sql.SQL(FIRST if with_receipt else NO_FIRST)
-    )
+def get_file_statement(schema: str, *, with_receipt: bool) -> bytes:
+    first = sql.SQL(FIRST if with_receipt else NO_FIRST)
+    composed = sql.SQL(FILE).format(schema=sql.Identifier(schema), name=sql.Literal(schema), first=first)
+    return composed.as_bytes(None)  # once, and not for each message
 
 
 def make_statement(record: Filing | Unrouted) -> Statement:
