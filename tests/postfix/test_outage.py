@@ -5,17 +5,17 @@ from time import sleep
 
 import pytest
 
+from tests.faults.ground import RECOVERY_SECONDS, Ground
 from tests.postfix.instance import run_postfix
 from tests.postfix.test_sender import hand_over, make_letter, relay_to
-from tests.quarantine.test_gateway_outage import RECOVERY_SECONDS, World
 from tests.running_courier import wait_until
 
 pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
+def world() -> Iterator[Ground]:
+    world = Ground()
     try:
         world.start_gateway()
         world.wait_for_session().close()
