@@ -28,6 +28,9 @@ SERVER_SECONDS = 1.5  # for one answer of one server, before the next is asked; 
 ILL_SECONDS = 30.0  # that a server which gave no answer is asked last
 MAX_UDP_OCTETS = 1232  # DNS flag day 2020: fits every path without fragments
 READ_OCTETS = 4096
+MAX_RECORDS = 12  # of an answer that are read: ten names and the aliases before them
+MAX_AUTHORITY = 4
+MAX_ADDITIONAL = 4
 
 _FLAGS_AND_COUNTS = struct.pack("!HHHHH", 0x0100, 1, 0, 0, 1)  # recursion desired; one question, one OPT
 _EDNS = struct.pack("!BHHIH", 0, dns.rdatatype.OPT, MAX_UDP_OCTETS, 0, 0)  # RFC 6891 6.1.2
@@ -158,9 +161,22 @@ def _is_answer(wire: bytes, query: bytes, question: bytes) -> bool:
     return wire[12 : 12 + len(question)].lower() == question.lower()
 
 
+def _bound(wire: bytes) -> bytes:
+    """The same with no more records than are looked at: what a stranger's zone holds costs time on the event loop.
+
+    Raises NoAnswerError where there is more beside than an absence (an SOA record, EDNS) ever needs.
+    """
+    questions, answers, authority, more = struct.unpack("!HHHH", wire[4:12])
+    if questions > 1 or (not answers and (authority > MAX_AUTHORITY or more > MAX_ADDITIONAL)):
+        raise NoAnswerError("malformed answer")
+    if not answers:
+        return wire
+    return wire[:6] + struct.pack("!HHH", min(answers, MAX_RECORDS), 0, 0) + wire[12:]
+
+
 def _read(wire: bytes) -> dns.message.QueryMessage:
     try:
-        message = dns.message.from_wire(wire)
+        message = dns.message.from_wire(_bound(wire), ignore_trailing=True)
     except (dns.exception.DNSException, ValueError) as error:
         raise NoAnswerError("malformed answer") from error
     if message.rcode() not in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from weakref import WeakValueDictionary
 
 import dns.exception
@@ -33,7 +32,6 @@ from filtering.evidence.dns_client import DnsClient, NoAnswerError, Reply, Serve
 log = logging.getLogger(__name__)
 
 DEADLINE_SECONDS = 5.0  # for a look-up with all its questions
-MAX_RECORDS = 100  # of one answer
 MAX_ALIASES = 3  # CNAMEs (RFC 2317) followed where the server left that to us
 MIN_TTL_SECONDS = 5.0  # also where the zone says 0
 MAX_TTL_SECONDS = 86_400.0
@@ -170,7 +168,7 @@ class Resolver:
     def _read_records(self, found: dns.rrset.RRset, ttl: int, server: Server) -> Answer:
         if found.rdtype == dns.rdatatype.PTR:
             self._trust(server)
-        records = tuple(record.to_text() for record in islice(found, MAX_RECORDS))
+        records = tuple(record.to_text() for record in found)
         return Answer(records, seconds=min(max(ttl, MIN_TTL_SECONDS), MAX_TTL_SECONDS))
 
     async def _read_absence(self, found: ChainingResult, reply: Reply, ends: float) -> Answer:

@@ -7,12 +7,14 @@ import logging
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 
+import dns.message
+import dns.rrset
 import pytest
 
 from filtering.evidence import PtrEvidence, PtrStatus
 from filtering.evidence import resolver as resolving
 from filtering.evidence.breaker import ENOUGH, MAX_PARTIES, WINDOW_SECONDS, Breaker
-from filtering.evidence.dns_client import list_system_servers
+from filtering.evidence.dns_client import MAX_RECORDS, NoAnswerError, _read, list_system_servers
 from filtering.evidence.ptr import look_up_ptr
 from filtering.evidence.resolver import Answer, Resolver
 from tests.dns_server import DnsServer, Script
@@ -359,14 +361,31 @@ def test_answer_that_is_cut_short_is_asked_for_over_tcp(server: DnsServer) -> No
     assert len(server.asked) == 2
 
 
-def test_large_answer_comes_over_tcp(server: DnsServer) -> None:
+# R09
+def test_of_a_large_answer_over_tcp_no_more_is_read_than_is_looked_at(server: DnsServer) -> None:
     names = [f"host-{number}.{'x' * 40}.example.test." for number in range(100)]
     server.answer_reverse("192.0.2.1", *names)
 
     async def story(resolver: Resolver, _: Clock) -> int:
         return len((await resolver.ask("1.2.0.192.in-addr.arpa", "PTR")).records)
 
-    assert run(server, story, deadline=3.0) == 100
+    assert run(server, story, deadline=3.0) == MAX_RECORDS
+    assert len(server.asked) == 2
+
+
+def test_what_would_take_long_to_read_is_not_read() -> None:
+    """A parse cannot be interrupted: thousands of records, of many labels each, would hold up everybody."""
+    query = dns.message.make_query("host.test", "A")
+    response = dns.message.make_response(query)
+    owner = ".".join("x" * 120) + "."
+    for section in (response.answer, response.authority):
+        section.append(dns.rrset.from_text(owner, 60, "IN", "NS", *(f"n{n}.{owner}" for n in range(1000))))
+    assert [len(records) for records in _read(response.to_wire()).answer] == [MAX_RECORDS]
+    response.answer.clear()
+    with pytest.raises(NoAnswerError):
+        _read(response.to_wire())
+    with pytest.raises(NoAnswerError):
+        _read(query.to_wire()[:4] + b"\xff\xff" + query.to_wire()[6:])
 
 
 # Several servers
