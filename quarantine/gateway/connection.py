@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import ssl
+from itertools import count
 from typing import cast
 
 from aiosmtpd.smtp import SMTP
@@ -26,6 +27,8 @@ from quarantine.store import StoreUnavailableError
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 20.0  # for a client to read our last words
+HOLD_SECONDS = 0.1  # that replies wait for those to commands that came with theirs
+COMMANDS_A_TURN = 20  # of one client, before the event loop looks after the others
 WITHOUT_MAIL = {"NOOP", "RSET", "VRFY", "HELO", "EHLO", "XCLIENT"}
 UNAVAILABLE = (DirectoryUnavailable, IntakeUnavailableError, StoreUnavailableError)
 
@@ -34,7 +37,7 @@ class Connection(SMTP):
     """An SMTP connection on aiosmtpd's protocol, with a command loop of its own.
 
     It waits for the client only inside `Inlet`, so that no timeout runs while we work, and it answers a fault of ours
-    451, never 500. A client that hangs up cancels what is under way; what is being committed by then stays committed.
+    451, never 500. A connection that is lost cancels what is under way, but not a message that has come whole.
     """
 
     def __init__(self, services: Services) -> None:
@@ -55,7 +58,8 @@ class Connection(SMTP):
         self._listening = False  # waiting for a command
         self._ending: tuple[Cause, Reply | None] = (Cause.DISCONNECTED, None)
         self._lingering: asyncio.TimerHandle | None = None
-        self._errors = self._failed_recipients = self._idle_commands = 0
+        self._errors = self._failed_recipients = self._idle_commands = self._recipient_commands = 0
+        self._has_told = False  # the log, that mail is put off
 
     # What a session is
 
@@ -147,11 +151,16 @@ class Connection(SMTP):
             self._services.forget(self, self._peer)
             cause, reply = self._ending
             metrics.count_connection(cause, reply.code if reply else 0)
-            self.end(cause, reply)
-            if self._wire:
-                self._flush()
-                self._wire.close()
-                self._lingering = self._loop.call_later(LINGER_SECONDS, self._wire.abort)
+            try:
+                self.end(cause, reply)
+            finally:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._wire:
+            self._flush()
+            self._wire.close()
+            self._lingering = self._loop.call_later(LINGER_SECONDS, self._wire.abort)
 
     async def _meet(self) -> Reply | None:
         """Learn whom a load balancer speaks for, and whether the client waits for our greeting; a reply means that it
@@ -177,8 +186,12 @@ class Connection(SMTP):
             return CAUSES[refusal], refusal
         self.begin()
         self._send(replies.greet(self.hostname))
-        while self.is_under_way or not self._stopping:
+        for turn in count(1):
+            if self._stopping and not self.is_under_way:
+                break
             await self._drain()
+            if turn % COMMANDS_A_TURN == 0:
+                await asyncio.sleep(0)  # a client that has sent thousands at once is not the only one
             reply = await self._take_command()
             if reply is replies.BYE:
                 return Cause.DISCONNECTED, None
@@ -197,7 +210,13 @@ class Connection(SMTP):
             line = await self._inlet.read_line(limit=self._limits.command_octets, seconds=self._limits.command_seconds)
             self._listening = False
             name, argument = split_command(line)
-            reply = await self._obey(name, argument)
+            # What we wait for may take long, and the replies so far must not (RFC 2920 section 3.2).
+            hurry = self._loop.call_later(HOLD_SECONDS, self._flush) if self._pending else None
+            try:
+                reply = await self._obey(name, argument)
+            finally:
+                if hurry:
+                    hurry.cancel()
         except LineTooLongError:
             reply = replies.LINE_TOO_LONG
         self._send(reply)
@@ -212,7 +231,9 @@ class Connection(SMTP):
         try:
             return await self.obey(name, argument)
         except UNAVAILABLE as error:
-            log.warning("deferred client=%s command=%s cause=%s", self._peer, name, type(error).__name__)
+            if not self._has_told:
+                log.warning("deferred client=%s command=%s cause=%s", self._peer, name, type(error).__name__)
+            self._has_told = True
         except (TimeoutError, EOFError, ConnectionError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is our fault and the sender comes again
@@ -222,18 +243,22 @@ class Connection(SMTP):
     def _count(self, name: str, reply: Reply) -> Reply | None:
         """Keep account of what clients do instead of sending mail; the reply that ends the session is returned."""
         if name in {"DATA", "BDAT"} and reply.code == replies.OK.code and reply is not replies.CHUNK_OK:
-            self._errors = self._failed_recipients = self._idle_commands = 0
+            self._errors = self._failed_recipients = self._idle_commands = self._recipient_commands = 0
         elif name == "RCPT" and reply.code >= 500:
             self._failed_recipients += 1
         elif reply.code >= 500 and name != "BDAT":  # the session counts those: a lost message is one error
             self._errors += 1
         elif name in WITHOUT_MAIL:
             self._idle_commands += 1
+        self._recipient_commands += name == "RCPT" or (name not in WITHOUT_MAIL and reply.code // 100 == 4)
         if reply.is_last:
             return None
-        if self._errors >= self._limits.errors or self._failed_recipients >= self._limits.failed_recipients:
+        limits = self._limits
+        if self._errors >= limits.errors or self._failed_recipients >= limits.failed_recipients:
             return replies.TOO_MANY_ERRORS
-        return replies.TOO_MANY_COMMANDS if self._idle_commands >= self._limits.idle_commands else None
+        if self._idle_commands >= limits.idle_commands or self._recipient_commands >= limits.recipient_commands:
+            return replies.TOO_MANY_COMMANDS
+        return None
 
     def _send(self, reply: Reply) -> None:
         """Queue a reply; replies to commands that came together leave together (RFC 2920 section 3.2)."""

@@ -26,6 +26,7 @@ class Limits:
     errors: int = 20  # commands answered 5xx (recipients apart); then 421
     failed_recipients: int = 45  # recipients answered 5xx since the last message; then 421
     idle_commands: int = 100  # commands without mail since the last message; then 421
+    recipient_commands: int = 12_000  # RCPT, and MAIL or DATA put off, since the last message; then 421
     small_chunk: int = 512  # octets; a chunk of fewer is a command without mail, unless it is the last
     connections: int = 2000  # of one process; more are 421
     client_connections: int = 50  # of one address, by process; more are 421

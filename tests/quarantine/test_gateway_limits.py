@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 from django.test import override_settings
 
+from filtering.evidence import PtrEvidence
 from portal.settings.environment import PROJECT
 from quarantine.gateway.inlet import Pace
 from quarantine.gateway.limits import Limits
@@ -393,3 +394,29 @@ def test_our_own_work_is_in_nobodys_timeout(monkeypatch):
         replies = [client.read_reply() for _ in range(4)]
         assert replies[3].startswith("250 ")
         assert list_rows() == [("bob@alpha.test", "delivering")]
+
+
+def test_recipients_that_bring_no_mail_on_are_cut_and_delay_nobody():
+    with run_gateway(limits=Limits(recipient_commands=500)) as gateway:
+        bad, other = gateway.open(), gateway.open()
+        bad.ask(MAIL)
+        bad.send(f"{RCPT}\r\n".encode() * 20_000)
+        assert other.mail(data=CLEAN).startswith("250 ")
+        replies = [bad.read_reply() for _ in range(501)]
+        assert replies == [RECIPIENT_OK] * 500 + ["421 4.7.0 Too many commands without mail, closing the connection"]
+
+
+def test_a_reply_does_not_wait_for_what_we_look_up():  # RFC 2920 section 3.2
+    with run_gateway() as gateway:
+        released = threading.Event()
+
+        async def look_up_slowly(ip):
+            await asyncio.to_thread(released.wait, 20)
+            return PtrEvidence()
+
+        gateway.services.look_up_ptr = look_up_slowly
+        client = gateway.open()
+        client.send(f"{MAIL}\r\n{RCPT}\r\n".encode())
+        assert client.read_reply() == SENDER_OK
+        released.set()
+        assert client.read_reply() == RECIPIENT_OK
