@@ -168,7 +168,8 @@ class Session(ContentSession):
             mail.put_off(address, domain, name_cause(error), replies.TEMPORARY)
             raise
         except asyncio.CancelledError:
-            mail.leave(Left(address, domain, None, Cause.DISCONNECTED, "", "unfinished"))
+            if address.lower() not in mail.refused:  # whose refusal is being put on record
+                mail.leave(Left(address, domain, None, Cause.DISCONNECTED, "", "unfinished"))
             raise
 
     async def _admit(self, mail: Mail, address: str) -> Reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from quarantine.trace_id import make_trace_id
 
 FLUSH_SECONDS = 1.0
 IDLE_SECONDS = 60  # health checks connect all the time
-MAX_DIFFERENT = 500  # rows a flush; from there on nobody is told apart
+MAX_DIFFERENT = 500  # rows a flush; from there on only clients are told apart, and from twice that nobody
 MAX_SAID = 20  # replies of a connection without mail that are kept
 MAX_LEFT = 1000  # recipients put off that are kept, by transaction
 MAX_COMMAND = 400  # characters of a command that are kept
@@ -63,7 +64,7 @@ class Mail:
     left: dict[str, Left] = field(default_factory=dict)  # put off by us
     said: list[Said] = field(default_factory=list)
     filed: set[str] = field(default_factory=set)  # providers with a refusal of it on record
-    refused: int = 0
+    refused: set[str] = field(default_factory=set)  # recipients
 
     def say(self, command: str, reply: Reply, whose: str = EVERYBODY) -> None:
         if len(self.said) < MAX_REPLIES:
@@ -80,7 +81,7 @@ class Mail:
         self._say_to(recipient.given, recipient.addressee.domain, replies.RECIPIENT_OK)
 
     def refuse(self, given: str, found: Addressee | UnknownMailbox | None, reply: Reply) -> None:
-        self.refused += 1
+        self.refused.add(given.lower())
         self._say_to(given, found.domain if found else None, reply)
         if found:
             self.filed.add(found.domain.schema)
@@ -125,17 +126,26 @@ class Ledger:
     def __init__(self, note: Callable[[Unrouted], None]) -> None:
         self._note = note
         self._entries: dict[tuple[str, ...], Unrouted] = {}
+        self._idle: dict[tuple[str, ...], Unrouted] = {}  # no mail: these wait longer, and take nobody's place
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, transaction: Transaction, cause: Cause, outcome: str, reply: str, recipient: str = "") -> None:
         """It is on record within a second or two; that somebody connected and sent no mail, within a minute."""
         entry = Unrouted(transaction, recipient, reply, cause, outcome)
-        key: tuple[str, ...] = (transaction.client_ip, transaction.sender, recipient, outcome, cause, reply)
-        if key not in self._entries and len(self._entries) >= MAX_DIFFERENT:
-            key = (outcome, cause)
-            entry = replace(entry, transaction=Transaction(transaction.trace_id, transaction.received_at, "", ""))
-        known = self._entries.get(key)
-        self._entries[key] = replace(known, times=known.times + 1) if known else entry
+        entries = self._idle if cause is Cause.NO_MAIL else self._entries
+        client = transaction.client_ip
+        keys = (
+            (client, transaction.sender, recipient, outcome, cause, reply),
+            (client, outcome, cause),
+            (outcome, cause),
+        )
+        for key, limit in zip(keys, (MAX_DIFFERENT, 2 * MAX_DIFFERENT, math.inf), strict=True):
+            if key in entries:
+                entries[key] = replace(entries[key], times=entries[key].times + 1)
+                break
+            if len(entries) < limit:
+                entries[key] = entry if key is keys[0] else make_vague(entry, keeps_client=key is keys[1])
+                break
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -144,17 +154,29 @@ class Ledger:
 
     def _flush(self) -> None:
         self._timer = None
-        latest = datetime.now(UTC) - timedelta(seconds=IDLE_SECONDS)
-        for key, entry in list(self._entries.items()):
-            if entry.cause is not Cause.NO_MAIL or entry.transaction.received_at < latest:
-                self._note(self._entries.pop(key))
-        if self._entries:
+        self._hand_in(self._entries)
+        oldest = next(iter(self._idle.values()), None)
+        if oldest and oldest.transaction.received_at < datetime.now(UTC) - timedelta(seconds=IDLE_SECONDS):
+            self._hand_in(self._idle)
+        if self._idle:
             self._set_timer()
+
+    def _hand_in(self, entries: dict[tuple[str, ...], Unrouted]) -> None:
+        for entry in entries.values():
+            self._note(entry)
+        entries.clear()
 
     def close(self) -> None:
         """Hand in what is left."""
         if self._timer:
             self._timer.cancel()
-        for entry in self._entries.values():
-            self._note(entry)
-        self._entries.clear()
+            self._timer = None
+        self._hand_in(self._entries)
+        self._hand_in(self._idle)
+
+
+def make_vague(entry: Unrouted, *, keeps_client: bool) -> Unrouted:
+    """What is left of one of too many."""
+    known = entry.transaction
+    client = known.client_ip if keeps_client else ""
+    return replace(entry, transaction=Transaction(known.trace_id, known.received_at, client, ""), recipient="")

@@ -228,7 +228,7 @@ def test_connections_without_mail_share_a_row(gateway):
     assert replies == [["GET", "421 4.7.0 This is an SMTP server, closing the connection"]]
 
 
-def test_a_flood_of_strangers_costs_a_few_rows(gateway, monkeypatch):
+def test_a_flood_of_strangers_costs_a_few_rows_and_hides_no_client(gateway, monkeypatch):
     monkeypatch.setattr("quarantine.gateway.story.MAX_DIFFERENT", 3)
     client = gateway.open()
     for n in range(20):
@@ -237,6 +237,19 @@ def test_a_flood_of_strangers_costs_a_few_rows(gateway, monkeypatch):
     gateway.settle()
     assert Unrouted.objects.count() < 15
     assert Unrouted.objects.aggregate(total=Sum("times"))["total"] == 20
+    assert {str(ip) for ip in Unrouted.objects.values_list("client_ip", flat=True)} == {"127.0.0.1"}
+
+
+def test_connections_without_mail_take_nobodys_place(gateway, monkeypatch):
+    monkeypatch.setattr("quarantine.gateway.story.MAX_DIFFERENT", 3)
+    for n in range(5):
+        client = gateway.open(f"192.168.0.{n + 1}")
+        client.close()
+    client = gateway.open()
+    client.talk(MAIL)
+    client.close()
+    gateway.settle()
+    assert Unrouted.objects.get(cause="disconnected").sender == "ann@sender.test"
 
 
 def abort(client) -> None:
