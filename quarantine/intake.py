@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -45,6 +46,7 @@ RELEASE_SECONDS = 10.0  # to read the live policy release
 MAX_RECEIVED_HEADERS = 100  # more is a loop (RFC 5321 6.3)
 MAX_HEADER_OCTETS = 1024 * 1024  # in which they are counted
 MAX_OWN_TRACES = 1  # a message that has been here twice goes round
+EMPTY_LINE = re.compile(rb"\r?\n\r?\n|\r\r")
 END_OF_DATA = "end of data"
 UNJUDGED = Verdict(Action.REFUSE, Category.POLICY, 0.0, (), 0)
 LIVE_RELEASE = "SELECT number, content FROM public.policy_policyrelease WHERE is_live"
@@ -167,7 +169,8 @@ class Intake:
         Raises StoreUnavailableError where a message to this recipient could not be stored at present.
         """
         self._store.check(addressee.domain.schema)
-        return judge_client(ip, ptr, make_policy(await self.get_release(), addressee), at)
+        policy = make_policy(await self.get_release(), addressee, with_rules=False)
+        return judge_client(ip, ptr, policy, at)
 
     async def record_refused_client(
         self, transaction: Transaction, recipient: Recipient, refusal: ClientRefusal, reply: str
@@ -280,7 +283,7 @@ class Intake:
 
 
 async def await_ptr(ptr: asyncio.Future[PtrEvidence]) -> PtrEvidence:
-    """The answer of a look-up that is running; unknown when it takes too long or fails."""
+    """The answer of a look-up that is running, which never raises; unknown when it takes too long."""
     if ptr.done():
         return ptr.result()
     try:
@@ -302,9 +305,12 @@ def examine(raw: bytes, providers: list[str], classifier: Classifier, hostname: 
 
 
 def get_header(raw: bytes) -> bytes:
-    """The header in lower case, with a line end before it; of an endless one the beginning."""
-    end = raw.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS)
-    return b"\n" + raw[: end + 2 if end >= 0 else MAX_HEADER_OCTETS].lower()
+    """The header in lower case, with a line end before it and LF for each, as all of them are line ends on the way out;
+    of an endless one the beginning.
+    """
+    head = b"\n" + raw[:MAX_HEADER_OCTETS]
+    end = EMPTY_LINE.search(head)
+    return head[: end.start() if end else None].replace(b"\r", b"\n").lower()
 
 
 def count_hops(raw: bytes) -> int:
@@ -323,15 +329,18 @@ def make_message(transaction: Transaction, raw: bytes) -> InboundMessage:
     return InboundMessage(transaction.trace_id, raw, transaction.sender, peer, transaction.received_at)
 
 
-def make_policy(release: ReleasePolicy, addressee: Addressee) -> Policy:
-    """The release, and what the people of this recipient chose. Reverse DNS never shuts anyone off the postmaster."""
+def make_policy(release: ReleasePolicy, addressee: Addressee, *, with_rules: bool = True) -> Policy:
+    """The release, and what the people of this recipient chose. Reverse DNS never shuts anyone off the postmaster.
+
+    There may be thousands of rules about senders, and clients are judged without them.
+    """
     domain = addressee.domain
     ptr_action = domain.ptr_action
     if addressee.is_postmaster and (ptr_action or release.ptr.action) == "refuse":
         ptr_action = "score"
     return Policy(
         release=release,
-        rules=tuple(Rule(*rule) for rule in addressee.rules),
+        rules=tuple(Rule(*rule) for rule in addressee.rules) if with_rules else (),
         spam_action=Action(domain.spam_action),
         sure_spam_action=Action(domain.sure_spam_action),
         ptr_action=ptr_action,

@@ -125,6 +125,9 @@ def test_one_reply_for_all(actions, hops, result):
         (b"", 0),
         (b"Received: a\r\nreceived: b\r\n c\r\n\r\nReceived: in the body\r\n", 2),
         (b"X-Received: a\r\n\r\n", 0),
+        (b"Received: a\n\nReceived: in the body\n", 1),
+        (b"Subject: x\rReceived: a\r\n\r\n", 1),
+        (b"\r\nReceived: in the body\r\n", 0),
     ],
 )
 def test_hops_are_counted_in_the_header_alone(raw, hops):
