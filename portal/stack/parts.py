@@ -39,7 +39,7 @@ def list_parts(*, web_socket: int, gateways: int, demo: bool) -> list[Part]:
             "beat", (*celery, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "", "--loglevel", "INFO"), 5
         ),
         Part("web", ("-m", "gunicorn", *_web(web_socket), "portal.wsgi"), 15, sockets=(web_socket,)),
-        *(Part(f"gateway-{number}", ("manage.py", "gateway"), 15) for number in range(1, gateways + 1)),
+        *(Part(f"gateway-{number}", ("manage.py", "gateway"), 35) for number in range(1, gateways + 1)),
     ]
 
 

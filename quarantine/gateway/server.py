@@ -23,6 +23,7 @@ from portal.tenants.database import make_pool
 from portal.tenants.directory import Directory
 from quarantine.delivery.callout import Callout
 from quarantine.examiners import Examiners
+from quarantine.faults import name_fault
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.load import SIZES_FREE, Load, find_data
 from quarantine.gateway.measures import keep_counting_look_ups, keep_measuring, look_up_client
@@ -99,7 +100,13 @@ class Gateway:
         await self.directory.start()
         work = (self._get_ready(), self._beat(), self.resolver.watch(), self.load.run())
         numbers = keep_measuring(self), keep_counting_look_ups(self.resolver.counts, self.store)
-        self._tasks = [asyncio.create_task(part) for part in (*work, *numbers)]
+        self._tasks = [asyncio.create_task(part, name=getattr(part, "__name__", "part")) for part in (*work, *numbers)]
+
+    @property
+    def ended_parts(self) -> list[str]:
+        """Which of the parts that never end have ended, with the fault."""
+        ended = [task for task in self._tasks[1:] if task.done()]
+        return [f"{task.get_name()}:{name_fault(task.exception() or EOFError())}" for task in ended]
 
     async def wait_until_ready(self) -> None:
         await asyncio.shield(self._tasks[0])
@@ -189,7 +196,7 @@ async def serve(host: str, port: int) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
     waiting = asyncio.create_task(stopped.wait())
-    watching = asyncio.create_task(end_when_stuck(gateway, stopped))
+    watching = asyncio.create_task(end_when_broken(gateway, stopped))
     ready = asyncio.create_task(gateway.wait_until_ready())
     done, _ = await asyncio.wait({waiting, ready}, return_when=asyncio.FIRST_COMPLETED)
     failure = ready.exception() if ready in done else None
@@ -201,9 +208,9 @@ async def serve(host: str, port: int) -> None:
         raise failure
 
 
-async def end_when_stuck(gateway: Gateway, stopped: asyncio.Event) -> None:
-    """Nothing can be examined any more: whoever started us starts us anew."""
-    while not gateway.examiners.are_stuck:  # noqa: ASYNC110 - threads tell nobody that they hang
+async def end_when_broken(gateway: Gateway, stopped: asyncio.Event) -> None:
+    """Nothing can be examined any more, or a part of the gateway has ended: whoever started us starts us anew."""
+    while not (gateway.examiners.are_stuck or gateway.ended_parts):  # noqa: ASYNC110 - threads tell nobody that they hang
         await asyncio.sleep(1)
-    log.critical("examiners_stuck the process ends")
+    log.critical("gateway_broken examiners_stuck=%s ended=%s", gateway.examiners.are_stuck, gateway.ended_parts)
     stopped.set()
