@@ -1,7 +1,8 @@
 """Finding what happened, from whatever somebody knows of a mail. Each way names the index it reads.
 
 Most ways are exact: an index finds their rows in the order in which they are shown. Where there is no index for what
-is asked (a line From, the domain of a sender, an outcome), the newest rows in sight are looked through, so many a page.
+is asked (a line From, the domain of a sender, an outcome, a wide network), the newest rows that the rest leads to are
+looked through, so many a page.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from django.core.exceptions import EmptyResultSet
 from django.db import connection
-from django.db.models import Q, QuerySet, TextChoices
+from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet, TextChoices
 from django.db.models.functions import Lower
 from django.db.models.lookups import Exact
 from psycopg import sql
@@ -30,9 +31,11 @@ from quarantine.trace_id import ALPHABET, LENGTH, read_trace_id
 
 MAX_TEXT = 998  # of a line (RFC 5322 2.1.1): no Message-ID is longer
 WALK = 20_000  # rows that one page looks through where no index answers
+WIDEST = {4: 16, 6: 32}  # the shortest prefix whose rows are few enough to be sorted
 FIELD = re.compile(r"^(?:message-id|from|to|sender|return-path)\s*:\s*", re.IGNORECASE)
 TABLE = re.compile(r'"(quarantine_\w+)"')
 Network = IPv4Network | IPv6Network
+Key = tuple[datetime, int]  # of a row in a way: when, and its id
 
 
 class Outcome(TextChoices):
@@ -162,7 +165,7 @@ def read_party(text: str) -> str:
 class Way:
     """Rows in the order in which an index has them: newest first by `clock`, then by id.
 
-    `narrow` is what no index answers: for it, rows are looked through, WALK of them a page.
+    `narrow` is what that index does not answer: for it, rows are looked through, WALK of them a page.
     """
 
     rows: QuerySet[Any]
@@ -176,7 +179,7 @@ class Way:
     def list_rows(self) -> QuerySet[Any]:
         return self.rows.filter(self.narrow).order_by(f"-{self.clock}", "-pk")
 
-    def get_key(self, row: Any) -> tuple[datetime, int]:
+    def get_key(self, row: Any) -> Key:
         at = row
         for name in self.clock.split("__"):
             at = getattr(at, name)
@@ -189,7 +192,7 @@ SENT_AT = "message__received_at"
 def list_ways(wanted: Wanted, rows: QuerySet[Recipient], domains: QuerySet[MailDomain]) -> list[Way]:
     """How to find what is wanted among the recipient rows `rows`; `domains` are those that they may be of.
 
-    Each is exact, or there is one that walks.
+    The rows of each are in an index's order; what is left to be told of them is its `narrow`.
     """
     narrow = _make_narrow(wanted)
     if wanted.party.startswith("@"):
@@ -200,9 +203,8 @@ def list_ways(wanted: Wanted, rows: QuerySet[Recipient], domains: QuerySet[MailD
     if wanted.recipient.startswith("@"):
         rows = rows.filter(domain_id__in=_list_ids(wanted.recipient, domains))
     rows = rows.filter(*_list_conditions(wanted))
-    exact = _list_exact(wanted, rows)
-    ways = [replace(way, rows=way.rows.filter(narrow)) for way in exact] or [Way(rows, narrow=narrow)]
-    return [way.within(wanted) for way in ways]
+    ways = _list_exact(wanted, rows) or [Way(rows)]
+    return [replace(way, narrow=narrow).within(wanted) for way in ways]
 
 
 def _make_narrow(wanted: Wanted) -> Q:
@@ -213,6 +215,8 @@ def _make_narrow(wanted: Wanted) -> Q:
         narrow &= Q(message__header_from__icontains=wanted.header_from)
     if wanted.sender.startswith("@"):
         narrow &= Q(message__sender__iendswith=wanted.sender)
+    if wanted.client and _is_wide(wanted.client):
+        narrow &= _is_within(wanted.client, "message__client_ip")
     return narrow
 
 
@@ -222,7 +226,7 @@ def _list_conditions(wanted: Wanted) -> list[Any]:
         conditions.append(_is_for(wanted.recipient))
     if _is_address(wanted.sender):
         conditions.append(_is_from(wanted.sender))
-    if wanted.client:
+    if wanted.client and not _is_wide(wanted.client):
         conditions.append(_is_within(wanted.client, "message__client_ip"))
     return conditions
 
@@ -239,7 +243,8 @@ def _list_exact(wanted: Wanted, rows: QuerySet[Recipient]) -> list[Way]:
         return ways
     if _is_address(wanted.recipient):
         return [Way(rows)]
-    return [Way(rows, SENT_AT)] if _is_address(wanted.sender) or wanted.client else []
+    is_near = wanted.client and not _is_wide(wanted.client)
+    return [Way(rows, SENT_AT)] if _is_address(wanted.sender) or is_near else []
 
 
 def _is_address(text: str) -> bool:
@@ -252,6 +257,10 @@ def _is_for(address: str) -> Exact:
 
 def _is_from(address: str) -> Exact:
     return Exact(Lower("message__sender"), address)  # index message_sender
+
+
+def _is_wide(network: Network) -> bool:
+    return network.prefixlen < WIDEST[network.version]
 
 
 def _is_within(network: Network, column: str) -> Q:
@@ -278,15 +287,25 @@ def find_page(ways: Sequence[Way], *, after: str | None = None, size: int = 50) 
     """The next `size` rows of all ways together after the place `after`: a query a way, and one more for a walk."""
     places = (after or "").split("_")[: len(ways)]
     places += [""] * (len(ways) - len(places))
-    if len(ways) == 1 and ways[0].narrow:
-        return _walk(ways[0], places[0], size)
-    read = [
-        (number, row) for number, way in enumerate(ways) for row in _start(way, places[number]).list_rows()[: size + 1]
-    ]
-    read.sort(key=lambda entry: ways[entry[0]].get_key(entry[1]), reverse=True)
-    for number, row in read[:size]:
-        places[number] = write_place(*ways[number].get_key(row))
-    return Found([row for _, row in read[:size]], "_".join(places) if len(read) > size else None)
+    read: list[tuple[Key, int, Any]] = []
+    edges: list[Key] = []
+    for number, way in enumerate(ways):
+        rows, edge = _read(_start(way, places[number]), size + 1)
+        read += [(way.get_key(row), number, row) for row in rows]
+        edges += [edge] if edge else []
+    edge = max(edges, default=None)  # what is before it, another way may not have come to yet
+    read = sorted((entry for entry in read if edge is None or entry[0] >= edge), key=lambda entry: entry[:2])[::-1]
+    items = [row for _, _, row in read[:size]]
+    if len(read) > size:
+        for key, number, _ in read[:size]:
+            places[number] = write_place(*key)
+        return Found(items, "_".join(places))
+    return Found(items, "_".join([write_place(*edge)] * len(ways)), edge[0]) if edge else Found(items)
+
+
+def _read(way: Way, limit: int) -> tuple[list[Any], Key | None]:
+    """The way's first rows, and the key of the last row that was looked through where there may be more behind it."""
+    return _walk(way, limit) if way.narrow else (list(way.list_rows()[:limit]), None)
 
 
 def _start(way: Way, place: str) -> Way:
@@ -298,18 +317,17 @@ def _start(way: Way, place: str) -> Way:
     return replace(way, rows=way.rows.filter(before, **{f"{way.clock}__lte": at}))
 
 
-def _walk(way: Way, place: str, size: int) -> Found:
-    """Look through WALK rows, whatever is found: a page costs the same with ten million rows."""
-    way = _start(way, place)
-    edge = replace(way, narrow=Q()).list_rows().values_list(way.clock, "pk")[WALK - 1 : WALK].first()
-    if edge:
-        at, pk = edge
-        within = Q(**{f"{way.clock}__gt": at}) | Q(pk__gte=pk)
-        way = replace(way, rows=way.rows.filter(within, **{f"{way.clock}__gte": at}))
-    items = list(way.list_rows()[: size + 1])
-    if len(items) > size:
-        return Found(items[:size], write_place(*way.get_key(items[size - 1])))
-    return Found(items, write_place(*edge), edge[0]) if edge else Found(items)
+def _walk(way: Way, limit: int) -> tuple[list[Any], Key | None]:
+    """Look through WALK rows, whatever is found: a page costs the same with ten million rows.
+
+    What narrows is a column here, not a condition: no plan can go through the whole table for rows that meet it.
+    """
+    is_wanted = ExpressionWrapper(way.narrow, output_field=BooleanField())
+    seen = replace(way, narrow=Q()).list_rows().annotate(is_wanted=is_wanted)
+    keys = list(seen.values_list(way.clock, "pk", "is_wanted")[:WALK])
+    wanted = [pk for _, pk, is_wanted in keys if is_wanted][:limit]
+    edge = (keys[-1][0], keys[-1][1]) if len(keys) == WALK else None
+    return list(replace(way, narrow=Q(pk__in=wanted)).list_rows()), edge
 
 
 Hit = tuple[datetime, str, int]  # when, schema, the recipient row's id
