@@ -8,9 +8,10 @@ compare the first with the rest. `--watch NAME=PID` (as often as you like) count
 all that it starts, by program; then a run ends when they are at rest, so that delivery is in the figures. `--ceiling`
 measures this sender itself against Postfix's smtp-sink.
 
-`reply` runs from the last octet of a message to its final reply, `whole` from its MAIL. `--clients N` states by XCLIENT
-another client address for each connection: start benchmarks/name_server.py and the gateway with LAZARET_DNS and
-LAZARET_XCLIENT (127.0.0.1), and every one of them is looked up.
+`reply` runs from the last octet of a message to its final reply, `whole` from its MAIL. `--clients N` gives each
+connection another client address, never seen before, by XCLIENT: start benchmarks/name_server.py and the gateway with
+LAZARET_DNS and LAZARET_XCLIENT (127.0.0.1), and every one of them is looked up. With `--local-clients` they are
+connected from instead: all of 11.0.0.0/8 must be local then, as benchmarks/peer.sh has it.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def measure_ceiling(plan: Plan, messages: list[bytes], count: int) -> None:
         port = probe.getsockname()[1]
     with subprocess.Popen([program, "-u", "nobody", f"127.0.0.1:{port}", "1000"]) as sink:
         time.sleep(0.5)
-        alone = Plan(**{**vars(plan), "host": "127.0.0.1", "port": port, "clients": 0})
+        alone = Plan(**{**vars(plan), "host": "127.0.0.1", "port": port, "clients": 0, "local_clients": False})
         run("ceiling", alone, messages, count=count, roots=[])
         sink.terminate()
 
@@ -121,7 +122,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--skip", type=int, default=0, help="messages at the beginning that are not sent")
     parser.add_argument("--messages-per-connection", type=int, default=100)
     parser.add_argument("--recipients-per-message", type=int, default=1)
-    parser.add_argument("--clients", type=int, default=0, help="addresses stated by XCLIENT")
+    parser.add_argument("--clients", type=int, default=0, help="client addresses, another for each connection")
+    parser.add_argument("--local-clients", action="store_true", help="connect from them instead of stating them")
     parser.add_argument("--ceiling", action="store_true")
     return parser.parse_args()
 
@@ -133,7 +135,7 @@ def main() -> None:
     for word in options.watch:
         name, _, pid = word.rpartition("=")
         roots[name or next(iter(targets))].append(int(pid))
-    shared = ("sessions", "processes", "messages_per_connection", "recipients_per_message", "clients")
+    shared = ("sessions", "processes", "messages_per_connection", "recipients_per_message", "clients", "local_clients")
     plans = {
         name: Plan(host, port, tuple(options.to), **{key: getattr(options, key) for key in shared})
         for name, (host, port) in targets.items()

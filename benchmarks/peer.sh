@@ -5,8 +5,10 @@
 #     sudo benchmarks/peer.sh [--runs 3] [--sessions 20] [--count 5000] [DIRECTORY or SET.tar.zst]
 #
 # Options are those of benchmarks/gateway.py. Both take mail for a domain, hold what they call spam durably, and hand the
-# rest to the same server (smtp-sink). With a labelled set (folders named ham and spam) Lazaret learns its first
-# LESSONS messages (default 2000), and neither is sent these. Both ask the same DNS on loopback. fsync is on.
+# rest to the same server (smtp-sink). Both look up the names of clients, at the same DNS on loopback: with
+# `--clients 20000 --messages-per-connection 1` every message comes from an address never seen before. With a labelled
+# set (folders named ham and spam) Lazaret learns its first LESSONS messages (default 2000), and neither is sent these.
+# fsync is on. All of it happens in a network namespace of its own, where 11.0.0.0/8 is local and DNS is at 127.0.0.1.
 # rspamd is as Debian has it, but for these: no Redis; the milter scans by itself, in one process a core (faster than
 # by way of scan workers); mail of HOLD_SCORE points and more is held by Postfix. By default that is
 # Debian's 15; with a set of mail 2.5, or 8 with --clients, which holds of mail of 2007 about as much as Lazaret does,
@@ -18,9 +20,15 @@ for program in postfix rspamd smtp-sink; do
     command -v $program >/dev/null || { echo "$program is not installed: apt install postfix rspamd" >&2; exit 1; }
 done
 [ "$(id -u)" = 0 ] || { echo "Postfix is started by root only: call it with sudo." >&2; exit 1; }
-
 project=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 python=$project/.venv/bin/python
+[ -x "$python" ] || { echo "Start ./run once before: it makes .venv, which needs the network." >&2; exit 1; }
+if [ -z "${LAZARET_PEER_INSIDE:-}" ]; then
+    LAZARET_PEER_INSIDE=yes exec unshare --net --mount "$0" "$@"
+fi
+ip link set lo up
+ip route add local 11.0.0.0/8 dev lo
+
 dir=$(mktemp -d -t lazaret-peer.XXXXXX)
 chmod 755 "$dir"
 corpus=
@@ -54,10 +62,12 @@ wait_until() { # a command succeeds
 
 listens() { "$python" -c "import socket; socket.create_connection(('127.0.0.1', $1)).close()"; }
 
-dns=$(free_port) sink=$(free_port) peer=$(free_port) milter=$(free_port) scan=$(free_port) controller=$(free_port)
+sink=$(free_port) peer=$(free_port) milter=$(free_port) scan=$(free_port) controller=$(free_port)
 ours=$(free_port) web=$(free_port)
 
-"$python" "$project/benchmarks/name_server.py" "127.0.0.1:$dns" & pids="$pids $!"
+echo "nameserver 127.0.0.1" >"$dir/resolv.conf"
+mount --bind "$dir/resolv.conf" /etc/resolv.conf
+"$python" "$project/benchmarks/name_server.py" 127.0.0.1:53 & pids="$pids $!"
 smtp-sink -u nobody "127.0.0.1:$sink" 1000 & pids="$pids $!"
 
 # Postfix: an instance of its own, with a spool of its own.
@@ -74,7 +84,6 @@ myhostname = peer.test
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
 mynetworks = 127.0.0.1/32
-smtpd_authorized_xclient_hosts = 127.0.0.1
 mydestination =
 local_recipient_maps =
 alias_maps =
@@ -118,7 +127,7 @@ END
 echo "reject = $hold; add_header = null; greylist = null;" >"$dir/rspamd/override.d/actions.conf"
 echo 'count = 1;' >>"$dir/rspamd/override.d/worker-normal.inc"
 cat >"$dir/rspamd/override.d/options.inc" <<END
-dns { nameserver = ["127.0.0.1:$dns"]; }
+dns { nameserver = ["127.0.0.1:53"]; }
 control_socket = "$dir/rspamd/db/control.sock mode=0600";
 END
 for module in greylist ratelimit; do echo 'enabled = false;' >"$dir/rspamd/override.d/$module.conf"; done
@@ -135,7 +144,7 @@ pids="$pids $master"
 
 # Lazaret, as ./run starts it.
 export LAZARET_HOME="$dir/lazaret" LAZARET_SMTP="127.0.0.1:$ours" LAZARET_WEB="127.0.0.1:$web"
-export LAZARET_DNS="127.0.0.1:$dns" LAZARET_XCLIENT=127.0.0.1
+export LAZARET_DNS=127.0.0.1:53
 "$project/run" --empty >"$dir/run.log" 2>&1 & lazaret=$!
 pids="$pids $lazaret"
 wait_until grep -q "Ctrl-C stops" "$dir/run.log"
@@ -156,7 +165,7 @@ wait_until listens "$peer"
 wait_until listens "$milter"
 
 uptime
-"$python" "$project/benchmarks/gateway.py" --ceiling --skip "$lessons" \
+"$python" "$project/benchmarks/gateway.py" --ceiling --local-clients --skip "$lessons" \
     --connect "lazaret=127.0.0.1:$ours" --connect "postfix+rspamd=127.0.0.1:$peer" \
     --watch "lazaret=$lazaret" --watch "postfix+rspamd=$master" \
     --watch "postfix+rspamd=$rspamd" \

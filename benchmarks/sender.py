@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
-FIRST_CLIENT = 11 << 24  # 11.0.0.0, a network that is nobody's private one; only loopback hears of it
+FIRST_CLIENT = 11 << 24  # 11.0.0.0, a network that is not private; only loopback hears of it
 READ_OCTETS = 65536
 PATIENCE_SECONDS = 120.0  # without a word from the server, in all sessions of a process
 LOST = "lost"
@@ -37,7 +37,8 @@ class Plan:
     processes: int = 1
     messages_per_connection: int = 100
     recipients_per_message: int = 1
-    clients: int = 0  # so many addresses are stated by XCLIENT, another for each connection; 0: none
+    clients: int = 0  # so many addresses, another for each connection; 0: this machine's only
+    local_clients: bool = False  # the addresses are connected from; else they are stated by XCLIENT
 
 
 @dataclass
@@ -127,8 +128,10 @@ def _make_envelopes(plan: Plan) -> Iterator[bytes]:
 
 
 def _name_clients(plan: Plan, number: int) -> Iterator[str]:
+    """Addresses that no run before had, so that nobody remembers their names."""
+    first = FIRST_CLIENT + (secrets.randbelow(1 << 16) << 8)
     for i in itertools.count(number, plan.processes) if plan.clients else ():
-        yield socket.inet_ntoa((FIRST_CLIENT + 1 + i % plan.clients).to_bytes(4, "big"))
+        yield socket.inet_ntoa((first + 1 + i % plan.clients).to_bytes(4, "big"))
 
 
 class Loop:
@@ -178,7 +181,9 @@ class Session:
         self.unsent = memoryview(b"")
         self.input = bytearray()
         self.replies: list[bytes] = []
-        self.socket = socket.create_connection((loop.plan.host, loop.plan.port))
+        self.client = next(loop.clients, "")
+        source = (self.client, 0) if loop.plan.local_clients and self.client else None
+        self.socket = socket.create_connection((loop.plan.host, loop.plan.port), source_address=source)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self.begun = self.ended = 0.0
@@ -228,10 +233,10 @@ class Session:
     def greet(self, replies: list[bytes]) -> None:
         if not replies[0].startswith(b"220"):
             return self.fail(replies[0])
-        if client := next(self.loop.clients, ""):
-            name = f"h{client.replace('.', '-')}.clients.test"  # as name_server.py has it
-            return self.say(f"XCLIENT NAME={name} ADDR={client}\r\n".encode(), 1, self.introduce)
-        self.introduce(replies)
+        if self.loop.plan.local_clients or not self.client:
+            return self.introduce(replies)
+        name = f"h{self.client.replace('.', '-')}.clients.test"  # as name_server.py has it
+        self.say(f"XCLIENT NAME={name} ADDR={self.client}\r\n".encode(), 1, self.introduce)
 
     def introduce(self, replies: list[bytes]) -> None:
         if not replies[0].startswith(b"220"):
