@@ -1,22 +1,25 @@
-"""Providers whose tables somebody else holds locked: their mail waits at the sender, nobody else's does."""
+"""Providers whose tables or rows somebody else holds locked: their mail waits at the sender, nobody else's does."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable
 
-from psycopg import AsyncConnection, Error, errors, sql
+from psycopg import AsyncConnection, errors, sql
 from psycopg.rows import TupleRow
 
 from portal.tenants.database import Pool, finish_within
+from quarantine.faults import name_fault
 
 log = logging.getLogger(__name__)
 
 LOCK_SECONDS = 2.0  # for a lock of a table or row; then whoever wants it is told to come again
 LOOK_SECONDS = 1.0
 ASK_SECONDS = 5.0
+HOLD_SECONDS = 5.0  # a locked row shows only to those who want it: then one more has to try
 PUBLIC = "public"
 SHARED = ("public.platform_hourlycount",)
 PROVIDERS = ("quarantine_message", "quarantine_content", "quarantine_recipient", "quarantine_event")
@@ -25,22 +28,35 @@ CUSTODY = ("public.platform_deliveryjob", "public.platform_receipt")
 
 
 class LockWatch:
-    """Which schemas cannot be written because of a lock, looked at every second as long as there are any."""
+    """Which schemas cannot be written because of a lock: of a table, looked at every second as long as there are any;
+    of a row, held back for HOLD_SECONDS after each attempt.
+    """
 
     def __init__(self, pool: Pool, on_free: Callable[[], None]) -> None:
         self._pool = pool
         self._on_free = on_free
         self._watcher: asyncio.Task[None] | None = None
-        self.schemas: frozenset[str] = frozenset()
+        self._tables: frozenset[str] = frozenset()
+        self._held: dict[str, float] = {}  # until when
+
+    @property
+    def schemas(self) -> frozenset[str]:
+        return self._tables.union(self._held)
 
     async def look(self, schemas: Iterable[str]) -> None:
-        """Find out which of these are locked, and watch them from then on."""
+        """Find out which of these have a locked table, and watch them from then on."""
         found = await self._find_locked(schemas)
-        if found - self.schemas:
+        if found - self._tables:
             log.error("tables_locked schemas=%s", ",".join(sorted(found)))
-        self.schemas |= found
-        if self.schemas and self._watcher is None:
-            self._watcher = asyncio.create_task(self._watch())
+        self._tables |= found
+        self._start()
+
+    def hold(self, schemas: Iterable[str]) -> None:
+        """Have these left alone for a while: a row was locked that one item of theirs wanted."""
+        until = time.monotonic() + HOLD_SECONDS
+        self._held |= dict.fromkeys(schemas, until)
+        log.error("rows_locked schemas=%s seconds=%.0f", ",".join(sorted(schemas)), HOLD_SECONDS)
+        self._start()
 
     async def close(self) -> None:
         if self._watcher:
@@ -48,19 +64,29 @@ class LockWatch:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
 
+    def _start(self) -> None:
+        if self.schemas and self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch())
+
     async def _watch(self) -> None:
-        while self.schemas:
+        while known := self.schemas:
             await asyncio.sleep(LOOK_SECONDS)
-            self.schemas = await self._find_locked(self.schemas)
-        log.info("tables_unlocked")
+            now = time.monotonic()
+            self._held = {schema: until for schema, until in self._held.items() if until > now}
+            if watched := self._tables:
+                self._tables = await self._find_locked(watched) | self._tables - watched
+                if not self._tables:
+                    log.info("tables_unlocked")
+            if known - self.schemas:
+                self._on_free()
         self._watcher = None
-        self._on_free()
 
     async def _find_locked(self, schemas: Iterable[str]) -> frozenset[str]:
         """Where PostgreSQL does not answer, none is: then that is what is wrong."""
         try:
             return await finish_within(ASK_SECONDS, self._ask(schemas))
-        except (Error, OSError):
+        except Exception as error:  # noqa: BLE001 - whoever asks has work to do that must go on
+            log.warning("lock_look_failed error=%s", name_fault(error))
             return frozenset()
 
     async def _ask(self, schemas: Iterable[str]) -> frozenset[str]:

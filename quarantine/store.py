@@ -115,7 +115,9 @@ class Store:
         self._wake.set()
 
     def check(self, schema: str) -> None:
-        """Raise StoreUnavailableError where mail of this provider could not be stored just now."""
+        """Raise StoreUnavailableError where mail of this provider could not be stored just now: its tables are locked,
+        or one of its rows was a moment ago.
+        """
         if self.is_closed or schema in self._locks.schemas:
             raise StoreUnavailableError
 
@@ -286,11 +288,12 @@ class Store:
         if not self._locks.schemas:
             return notes
         self._notes.extend(item for item in notes if item.schemas & self._locks.schemas)
-        return [item for item in notes if not item.schemas & self._locks.schemas]
+        return self._leave_locked(notes)
 
     async def _write(self, batch: list[_Item]) -> bool:
         """Commit the batch; where PostgreSQL will not have it, one by one, so that only the culprit fails, and none
-        where two gateways held what the other wanted.
+        where two gateways held what the other wanted. A locked row fails whatever is for its provider: the others
+        wait for it twice LOCK_SECONDS (here, and alone), and not again before HOLD_SECONDS are over.
 
         False when PostgreSQL is out of reach: then nothing more is tried for this batch.
         """
@@ -320,15 +323,25 @@ class Store:
 
     async def _write_free(self, batch: list[_Item]) -> bool:
         """Write what no lock keeps from it; the others are told to come again."""
-        free = [item for item in batch if not item.schemas & self._locks.schemas]
+        free = self._leave_locked(batch)
         if len(free) == len(batch) == 1:  # it was a row, of a transaction that hangs
-            batch[0].fail()
+            self._hold_back(batch[0])
             return True
         return await self._write_singly(free) if len(free) == len(batch) else not free or await self._write(free)
 
+    def _hold_back(self, item: _Item) -> None:
+        """Let nobody else wait for the row that this one waited for. A note is written later."""
+        if item.schemas:
+            self._locks.hold(item.schemas)
+        if not (item.is_note and item.schemas):
+            item.fail()
+
+    def _leave_locked(self, items: list[_Item]) -> list[_Item]:
+        return [item for item in items if not item.schemas & self._locks.schemas]
+
     async def _write_singly(self, batch: Iterable[_Item]) -> bool:
         for item in batch:
-            if not await self._write([item]):
+            if self._leave_locked([item]) and not await self._write([item]):
                 return False
         return True
 

@@ -41,6 +41,25 @@ async def lock(table: str):
         yield
 
 
+@asynccontextmanager
+async def lock_row(table: str, address: str):
+    async with await psycopg.AsyncConnection.connect(get_conninfo()) as blocker:
+        await blocker.execute(f"SELECT FROM {table} WHERE address = %s FOR UPDATE", [address])
+        yield
+
+
+def spy_on_commits(store: Store) -> list[int]:
+    """How many items each transaction has, from now on."""
+    commit, sizes = store._commit, []
+
+    async def commit_and_tell(batch):
+        sizes.append(len(batch))
+        return await commit(batch)
+
+    store._commit = commit_and_tell
+    return sizes
+
+
 async def wait_until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - nothing says when
@@ -73,6 +92,43 @@ def test_one_providers_locked_table_holds_up_nobody_else():  # Q15
     assert count()[:4] == (1, 1, 1, 1)
     with schema_context("sp_globex"):
         assert Recipient.objects.filter(address="gus@gamma.test").count() == 3
+
+
+def test_one_locked_row_is_waited_for_once_in_a_while():  # Q15
+    async def work() -> None:
+        async with open_store(lock_seconds=0.3) as (store, _):
+            commits = spy_on_commits(store)
+            async with lock_row("sp_acme.people_mailbox", "bob@alpha.test"):
+                assert await keep_all(store, *locked, *others[:2]) == [False] * 3 + [True] * 2
+                assert commits == [5, 1, 1, 1]  # together, the first that wants the row, and the others
+                with pytest.raises(StoreUnavailableError):
+                    store.check("sp_acme")
+                store.check("sp_globex")
+                assert await keep_all(store, locked[0], others[2]) == [False, True]
+                assert commits[4:] == [1]
+                assert not store.is_closed
+            await wait_until(lambda: not store._locks.schemas)
+            assert await keep_all(store, *locked) == [True] * 3
+
+    locked, others = [make_filing() for _ in range(3)], [make_elsewhere() for _ in range(3)]
+    asyncio.run(work())
+    assert count()[:4] == (3, 3, 3, 3)
+    with schema_context("sp_globex"):
+        assert Recipient.objects.filter(address="gus@gamma.test").count() == 3
+
+
+def test_a_note_that_wants_a_locked_row_is_written_when_the_lock_is_gone():  # Q15
+    async def work() -> None:
+        async with open_store(lock_seconds=0.3) as (store, _):
+            async with lock_row("sp_acme.people_mailbox", "bob@alpha.test"):
+                store.note(noted)
+                await wait_until(lambda: "sp_acme" in store._locks.schemas)
+                assert store.notes == 1
+            await wait_until(lambda: not store.notes)
+
+    noted = make_filing()
+    asyncio.run(work())
+    assert count()[0] == 1
 
 
 def test_a_note_about_a_locked_provider_is_written_when_the_lock_is_gone():  # Q15
