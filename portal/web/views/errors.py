@@ -29,5 +29,9 @@ def server_error(request: HttpRequest) -> HttpResponse:
     return _render(request, "500.html", 500)
 
 
+def took_too_long(request: HttpRequest) -> HttpResponse:
+    return _render(request, "503.html", 503)
+
+
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return _render(request, "403_csrf.html", 403)
