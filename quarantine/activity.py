@@ -1,6 +1,6 @@
 """How much was taken, refused, put off and left unfinished, by cause, hour by hour: sums over HourlyCount.
 
-Index: that of hourly_count_once, which begins with the hour.
+Index: hourly_count_provider where a provider is named, else that of hourly_count_once, which begins with the hour.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def of_domains(schema: str, domains: Iterable[int]) -> Q:
 
 def failed_look_ups() -> Q:
     """Of the whole platform: a look-up belongs to no provider."""
-    return Q(kind="dns") & ~Q(cause__in=DNS_ANSWERED)
+    return Q(schema="", kind="dns") & ~Q(cause__in=DNS_ANSWERED)
 
 
 def count_by_hour(which: Q, *, since: datetime, until: datetime) -> list[Count]:

@@ -65,7 +65,7 @@ class Unverified:
 
 
 def count_unverified(domain: MailDomain) -> Unverified:
-    """Those of the past 24 hours. Index: hourly_count_once, by hour."""
+    """Those of the past 24 hours. Index: hourly_count_provider."""
     since = timezone.now() - timedelta(hours=24)
     counts = HourlyCount.objects.filter(hour__gt=since, schema=domain.provider.schema_name, domain_id=domain.pk)
     found = counts.filter(cause=Cause.UNVERIFIED).aggregate(number=Sum("count", default=0), hour=Max("hour"))

@@ -107,6 +107,7 @@ class HourlyCount(models.Model):
                 fields=["hour", "schema", "domain_id", "kind", "cause", "instance"], name="hourly_count_once"
             )
         ]
+        indexes: ClassVar = [models.Index(fields=["schema", "hour"], name="hourly_count_provider")]
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H} {self.kind} {self.cause}: {self.count}"

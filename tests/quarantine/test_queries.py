@@ -4,13 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from django_tenants.utils import schema_context
 
+from portal.tenants.models import MailDomain
 from portal.tenants.people.models import DomainAdmin, Mailbox, User
-from quarantine import queries
+from quarantine import activity, queries
 from quarantine.content import ContentDamagedError, ContentGoneError
 from quarantine.models import Content, Message, Recipient
-from quarantine.platform.models import Unrouted
+from quarantine.platform.models import HourlyCount, Unrouted
 from tests.kept_mail import RAW, keep
 
 DAY = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -180,3 +183,25 @@ def test_an_administered_domain_gone_from_the_list_is_gone_from_sight(acme):
     keep("bob@alpha.test")
     DomainAdmin.objects.all().delete()
     assert see("dora@alpha.test") == set()
+
+
+def test_the_counts_of_one_provider_are_read_without_those_of_others(acme):
+    now = timezone.now()
+    HourlyCount.objects.bulk_create(
+        HourlyCount(hour=now - timedelta(hours=hour), schema=f"sp_{number}" if number else "sp_acme", kind="refused",
+                    instance=f"gw-{instance}", count=1)
+        for hour in range(24) for number in range(200) for instance in range(3)
+    )  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE public.platform_hourlycount")
+    span = {"since": now - timedelta(hours=24), "until": now + timedelta(hours=1)}
+    with CaptureQueriesContext(connection) as captured:
+        queries.count_unverified(MailDomain.objects.select_related("provider").get(name="alpha.test"))
+        assert sum(count.number for count in activity.count_by_hour(activity.of_provider("sp_acme"), **span)) == 72
+        activity.count_by_hour(activity.failed_look_ups(), **span)
+    statements = [query["sql"] for query in captured.captured_queries if "hourlycount" in query["sql"]]
+    assert len(statements) == 3
+    for statement in statements:
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN {statement}")
+            assert "hourly_count_provider" in str(cursor.fetchall()), statement

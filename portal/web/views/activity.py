@@ -47,16 +47,20 @@ def activity(request: HttpRequest) -> HttpResponse:
     with timezone.override(choose_time_zone(request, user)):
         day, by_day = read_day(request.GET.get("day", "")), request.GET.get("days") == str(DAYS)
         spans = list_days() if by_day else list_hours_of(day) if day else list_last_hours()
-        counts = count_by_hour(choose(user), since=spans[-1].since, until=spans[0].until)
+        since, until = spans[-1].since, spans[0].until
+        counts = [count for which in choose(user) for count in count_by_hour(which, since=since, until=until)]
         context = make_table(spans, counts) | {"day": day, "by_day": by_day, "kept": COUNT_DAYS}
     return render_page(request, "web/activity.html", context, page="activity")
 
 
-def choose(user: User) -> Q:
-    """What the user may count: failed look-ups are of the whole platform, and tell only the provider's admins."""
+def choose(user: User) -> list[Q]:
+    """What the user may count, each by a query of its own.
+
+    Failed look-ups are of the whole platform, and tell only the provider's admins.
+    """
     if user.is_provider_admin:
-        return of_provider(get_schema()) | failed_look_ups()
-    return of_domains(get_schema(), list_domains(user).values_list("pk", flat=True))
+        return [of_provider(get_schema()), failed_look_ups()]
+    return [of_domains(get_schema(), list_domains(user).values_list("pk", flat=True))]
 
 
 def read_day(text: str) -> date | None:
