@@ -23,7 +23,8 @@ def check(message: InboundMessage, evidence: Evidence, policy: Policy) -> Findin
 def judge_ptr(ip: str, ptr: PtrEvidence, policy: Policy, at: datetime) -> Finding | None:
     """What the client's reverse DNS means under this policy at that time. It never teaches the classifier anything.
 
-    Where somebody made an exception for the client, what would have had consequences is only noted.
+    Where somebody made an exception for the client, what would have had consequences is only noted; not who made it,
+    because every recipient may read this.
     """
     finding = _judge(ip, ptr, policy)
     if finding is None or not (finding.points or finding.action):
@@ -32,7 +33,7 @@ def judge_ptr(ip: str, ptr: PtrEvidence, policy: Policy, at: datetime) -> Findin
     if exception is None:
         return finding
     until = f"{exception.until:%Y-%m-%d %H:%M} UTC"
-    text = f"{finding.text.rstrip('.')}; {exception.granted_by} made an exception for {exception.network} until {until}"
+    text = f"{finding.text.rstrip('.')}; an admin made an exception for {exception.network} until {until}"
     return _make_note(0.0, text)
 
 

@@ -117,7 +117,6 @@ class PtrException:
 
     network: str
     until: datetime
-    granted_by: str
 
     def holds(self, ip: str, at: datetime) -> bool:
         return at < self.until and ipaddress.ip_address(ip) in _parse_network(self.network)

@@ -28,7 +28,7 @@ MAX_KNOWN = 50_000  # addresses of mailboxes kept in memory, by process
 MAX_UNKNOWN = 10_000  # addresses known to be nobody's
 
 SenderRuleRow = tuple[str, str, str]  # scope (mailbox, domain, provider), action (allow, block), pattern
-PtrExceptionRow = tuple[str, datetime, str]  # network, until, who granted it
+PtrExceptionRow = tuple[str, datetime]  # network, until
 
 
 class DirectoryUnavailable(Exception):
@@ -121,7 +121,7 @@ SELECT (SELECT id FROM found), ARRAY(
     SELECT ARRAY['provider', action, pattern] FROM {schema}.people_senderrule
     WHERE mailbox_id IS NULL AND domain_id IS NULL
 ), ARRAY(
-    SELECT ARRAY[network, extract(epoch FROM until)::text, created_by] FROM {schema}.people_ptrexception
+    SELECT ARRAY[network, extract(epoch FROM until)::text] FROM {schema}.people_ptrexception
     WHERE until > now() AND ended_at IS NULL AND (domain_id IS NULL OR domain_id = %(domain)s)
 )
 """)
@@ -232,7 +232,7 @@ class Directory:
         values = {"exact": address, "base": strip_tag(address), "domain": domain.id}
         [(mailbox_id, rows, excepted)] = await self._fetch(query, values)
         rules = tuple((scope, action, pattern) for scope, action, pattern in rows)
-        exceptions = tuple((net, datetime.fromtimestamp(float(until), UTC), by) for net, until, by in excepted)
+        exceptions = tuple((network, datetime.fromtimestamp(float(until), UTC)) for network, until in excepted)
         choices = self._rules.setdefault(rules, rules), self._exceptions.setdefault(exceptions, exceptions)
         found = Addressee(address, domain, mailbox_id, *choices)
         is_unknown = mailbox_id is None and not found.is_postmaster

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
-from filtering.policy.ptr_exceptions import grant
+from filtering.policy.ptr_exceptions import end, grant
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import PtrException
 from quarantine.models import Message, State
@@ -111,8 +111,10 @@ def test_another_provider_sees_and_ends_only_its_own(acme):
 
 def test_a_domain_admin_sees_what_holds_for_their_domain_and_ends_only_their_own(acme):
     """The one for all domains is listed, as it lets servers in; its reason may be about other customers."""
-    make("alpha.test", network="192.0.2.1", reason="for alpha")
+    make("alpha.test", network="192.0.2.1", reason="for alpha", by="dora@alpha.test")
     everywhere = make("", network="192.0.2.2", reason="SECRET of beta")
+    past = make("", network="192.0.2.4")
+    assert end(PtrException.objects.filter(pk=past.pk), by="alice@acme.test")
     elsewhere = make("beta.test", network="192.0.2.3", reason="for beta")
     client = browse("dora")
     text = get_text(client.get("/reverse-dns/"))
@@ -120,11 +122,16 @@ def test_a_domain_admin_sees_what_holds_for_their_domain_and_ends_only_their_own
     assert "for alpha" in text
     assert "192.0.2.2" in text
     assert "SECRET" not in text
+    assert "alice@acme.test" not in text
+    text_of_past = get_text(client.get("/reverse-dns/?show=past"))
+    assert "192.0.2.4" in text_of_past
+    assert "alice@acme.test" not in text_of_past
+    assert "by alice@acme.test" in get_text(browse("alice").get("/reverse-dns/?show=past"))
     assert "192.0.2.3" not in text
     assert text.count("/end/") == 1
     for row in (everywhere, elsewhere):
         assert client.post(f"/reverse-dns/{row.pk}/end/").status_code == 404
-    assert not PtrException.objects.exclude(ended_at=None).exists()
+    assert not PtrException.objects.exclude(network="192.0.2.4").exclude(ended_at=None).exists()
     assert get_text(browse("alice").get("/reverse-dns/")).count("/end/") == 3
 
 

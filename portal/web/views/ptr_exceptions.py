@@ -60,7 +60,7 @@ def find_page(user: User, *, is_past: bool, before: str) -> QuerySet[PtrExceptio
 
 
 def describe(request: HttpRequest, rows: list[PtrException]) -> list[tuple[PtrException, str, bool]]:
-    """Each with the words for whom it holds, and whether the viewer may end it (and read why)."""
+    """Each with the words for whom it holds, and whether the viewer may end it (and read by whom and why)."""
     names = dict(get_provider(request).mail_domains.values_list("pk", "name"))
     own = set(
         list_ptr_exceptions(get_user(request)).filter(pk__in=[row.pk for row in rows]).values_list("pk", flat=True)
