@@ -10,6 +10,7 @@ from portal.tenants.database import get_schema
 from portal.tenants.models import ServiceProvider
 from portal.tenants.tasks import tenant_task
 from quarantine import retention
+from quarantine.faults import name_fault
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,12 @@ def expire_held() -> None:
 @tenant_task(name="quarantine.tasks.expire_provider")
 def expire_provider() -> None:
     """Apply the rules of quarantine.retention to this provider's rows; running twice does nothing twice."""
-    expired, dropped, forgotten = retention.expire_held(), retention.drop_outlived(), retention.forget_untaken()
-    details = (get_schema(), expired, dropped, forgotten)
-    log.info("retention_applied provider=%s expired=%d dropped=%d forgotten=%d", *details)
+    schema = get_schema()
+    for rule in (retention.expire_held, retention.drop_outlived, retention.forget_untaken):
+        try:
+            log.info("retention_applied provider=%s rule=%s rows=%d", schema, rule.__name__, rule())
+        except Exception as error:  # noqa: BLE001 - one rule's fault must not keep the others from being applied
+            log.error("retention_failed provider=%s rule=%s error=%s", schema, rule.__name__, name_fault(error))
 
 
 @shared_task(name="quarantine.tasks.forget_platforms")

@@ -191,3 +191,16 @@ def test_the_tasks_forget_too(db):
     assert not Unrouted.objects.exists()
     with schema_context("sp_acme"):
         assert not Message.objects.exists()
+
+
+def test_a_rule_that_fails_keeps_no_other_from_being_applied(acme, monkeypatch, caplog):
+    def expire_held() -> int:
+        raise ValueError("SECRET")
+
+    monkeypatch.setattr(tasks.retention, "expire_held", expire_held)
+    keep("bob@alpha.test", state=State.REFUSED, received_at=days_ago(91))
+    Content.objects.all().delete()
+    tasks.expire_provider("sp_acme")
+    assert not Message.objects.exists()
+    assert "retention_failed provider=sp_acme rule=expire_held error=ValueError" in caplog.text
+    assert "SECRET" not in caplog.text
