@@ -19,6 +19,7 @@ ANSWER_SECONDS = 10.0
 WINDOW_SECONDS = 60
 MAX_OF_DOMAIN = 10  # in a window
 MAX_AT_ONCE = 2  # of a process: each holds a thread of the web server
+NO_ANSWER = "It did not answer as a mail server does."
 _slots = threading.BoundedSemaphore(MAX_AT_ONCE)
 
 
@@ -35,9 +36,12 @@ def check_mailbox(domain: MailDomain, address: str) -> Answer | None:
     if not _slots.acquire(blocking=False):
         return None
     try:
-        return asyncio.run(_ask(domain.server_host, domain.server_port, address))
+        answer = asyncio.run(_ask(domain.server_host, domain.server_port, address))
     finally:
         _slots.release()
+    if not answer.by_server:
+        log.warning("mailbox_check_no_answer domain=%s reason=%r", domain.name, answer.text)
+    return answer
 
 
 async def _ask(host: str, port: int, address: str) -> Answer:
@@ -49,9 +53,11 @@ async def _ask(host: str, port: int, address: str) -> Answer:
 
 
 def tell(address: str, answer: Answer) -> str:
-    """The answer in a sentence or two."""
+    """The answer in a sentence or two. Nothing of what is no mail server's: people name any host and port."""
     if answer.word is Word.NO:
         return f"The mail server has no mailbox {address}. It said: {answer.text}"
+    if not answer.by_server:
+        return f"The mail server did not say whether it has the mailbox {address}. {NO_ANSWER}"
     if answer.word is Word.UNCLEAR:
         return f"The mail server did not say whether it has the mailbox {address}: {answer.text}"
     if answer.takes_all:

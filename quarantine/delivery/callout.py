@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from quarantine.delivery.names import Names
@@ -53,6 +53,7 @@ class Answer:
     word: Word
     text: str  # the server's reply, or why there is none
     takes_all: bool | None = None
+    by_server: bool = field(default=False, compare=False)  # whether the text is the server's reply
 
 
 @dataclass(eq=False, slots=True)
@@ -201,7 +202,7 @@ class Line:
         if self.server.note_alive():
             log.info("callout_server_back server=%s", self.server)
         self.server.note_progress()
-        question.settle(answer)
+        question.settle(replace(answer, by_server=True))
         await connection.begin_anew(last)
         if connection.usable and connection.sent < QUESTIONS_A_CONNECTION:
             return connection

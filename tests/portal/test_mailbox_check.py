@@ -16,6 +16,7 @@ from quarantine.platform.models import HourlyCount
 from tests.portal.browsing import browse, get_text
 from tests.smtp_sink import Sink
 
+NO_ANSWER = "It did not answer as a mail server does."
 pytestmark = pytest.mark.django_db
 
 
@@ -60,14 +61,30 @@ def test_a_server_that_takes_everything_is_told_of(server):
 
 def test_a_server_that_is_down_is_told_of(server):
     server.stop()
-    assert "did not say whether it has the mailbox new@alpha.test: 127.0.0.1" in ask("new")
+    assert f"did not say whether it has the mailbox new@alpha.test. {NO_ANSWER}<" in ask("new")
     server.start()
 
 
 def test_a_server_that_says_nothing_holds_the_page_for_a_while_only(server, monkeypatch):
     monkeypatch.setattr(mailbox_check, "ANSWER_SECONDS", 0.3)
     server.on("BANNER", "220-and so on")
-    assert "gives no answer in time" in ask("new")
+    assert f"{NO_ANSWER}<" in ask("new")
+
+
+@pytest.mark.parametrize("banner", ["HTTP/1.1 400 Bad Request", "SSH-2.0-x", "554 5.7.1 not you"])
+def test_what_listens_there_instead_is_not_told(server, caplog, banner):
+    """Or else the page would tell which ports of our own network are open, and what they say."""
+    server.on("BANNER", banner)
+    text = ask("new")
+    assert f"{NO_ANSWER}<" in text
+    assert banner not in text
+    assert "mailbox_check_no_answer domain=alpha.test" in caplog.text
+
+
+def test_a_server_that_has_no_time_is_told_of(server):
+    server.off("RCPT")
+    server.on("RCPT", "450 4.2.1 later")
+    assert "did not say whether it has the mailbox new@alpha.test: 450 4.2.1 later" in ask("new")
 
 
 @pytest.mark.parametrize("address", ["", "new@beta.test", "a b", "new@alpha.test\r\nDATA", "x" * 400])
