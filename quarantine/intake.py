@@ -143,12 +143,13 @@ class Intake:
 
     async def get_release(self) -> ReleasePolicy:
         """The live policy release. Raises IntakeUnavailableError where it can neither be read nor remembered."""
-        while self._release is None:
-            change = self._changes
-            release = await self._load_release()
-            if change == self._changes:
-                self._release = release
-        return self._release
+        if self._release:
+            return self._release
+        change = self._changes
+        release = await self._load_release()
+        if change == self._changes:  # else the next one asks again
+            self._release = release
+        return release
 
     async def _load_release(self) -> ReleasePolicy:
         try:

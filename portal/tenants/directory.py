@@ -149,8 +149,8 @@ class Directory:
     def __init__(self, pool: Pool, *, hostname: str = "") -> None:
         self._pool = pool
         self._hostname = hostname.lower()
-        self._domains: dict[str, ServedDomain] | None = None
-        self._last_domains: dict[str, ServedDomain] = {}
+        self._domains: dict[str, ServedDomain] = {}
+        self._domains_change = -1  # how often the public schema had changed when they were asked for
         # An answer holds as long as nothing has changed since its look-up began: to drop all costs nothing.
         self._known: OrderedDict[str, tuple[Change, Answer]] = OrderedDict()
         self._unknown: OrderedDict[str, tuple[Change, Answer]] = OrderedDict()
@@ -184,18 +184,18 @@ class Directory:
         served domain that the gateway's own hostname is in, or else of the oldest. Raises DirectoryUnavailable.
         """
         address = address.lower()
-        domains = await self._get_domains()
+        change, domains = await self._get_domains()
         if "@" not in address:
             home = self._find_home(domains) if address == "postmaster" else None
             address = f"postmaster@{home}" if home else address
         domain = domains.get(address.rpartition("@")[2])
         if domain is None:
             return None
-        return self._recall(address, domain) or await self._look_up(address, domain)
+        return self._recall(address, domain) or await self._look_up(address, domain, change)
 
     def recall_domain(self, address: str) -> ServedDomain | None:
         """The served domain of an address as it was last known, for the record; nothing is asked."""
-        return self._last_domains.get(address.lower().rpartition("@")[2])
+        return self._domains.get(address.lower().rpartition("@")[2])
 
     def _find_home(self, domains: dict[str, ServedDomain]) -> str:
         for name in domains:
@@ -214,20 +214,20 @@ class Directory:
     def _get_change(self, domain: ServedDomain) -> Change:
         return self._changes[PUBLIC], self._changes[domain.schema]
 
-    async def _get_domains(self) -> dict[str, ServedDomain]:
-        if self._domains is not None:
-            return self._domains
-        async with self._loading:
-            while self._domains is None:
-                change = self._changes[PUBLIC]
-                rows = await self._fetch(DOMAINS)
-                domains = {row[1]: ServedDomain(*row) for row in rows}
-                if change == self._changes[PUBLIC]:
-                    self._domains = self._last_domains = domains
-            return self._domains
+    async def _get_domains(self) -> tuple[int, dict[str, ServedDomain]]:
+        """The served domains, not older than this call, and as of which change of the public schema they are."""
+        now = self._changes[PUBLIC]
+        if self._domains_change < now:
+            async with self._loading:
+                if self._domains_change < now:  # else somebody has asked since
+                    change = self._changes[PUBLIC]
+                    rows = await self._fetch(DOMAINS)
+                    self._domains = {row[1]: ServedDomain(*row) for row in rows}
+                    self._domains_change = change
+        return self._domains_change, self._domains
 
-    async def _look_up(self, address: str, domain: ServedDomain) -> Answer:
-        change = self._get_change(domain)
+    async def _look_up(self, address: str, domain: ServedDomain, public_change: int) -> Answer:
+        change = public_change, self._changes[domain.schema]
         query = MAILBOX.format(schema=sql.Identifier(domain.schema))
         values = {"exact": address, "base": strip_tag(address), "domain": domain.id}
         [(mailbox_id, rows, excepted)] = await self._fetch(query, values)
@@ -286,7 +286,6 @@ class Directory:
         self._rules.clear()
         self._exceptions.clear()
         if schema == PUBLIC:
-            self._domains = None
             for callback in self._watchers:
                 callback()
 

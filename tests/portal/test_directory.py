@@ -162,3 +162,49 @@ def test_what_is_in_memory_is_answered_while_the_database_is_away():
         await directory.close()
 
     asyncio.run(run())
+
+
+def test_recipients_are_found_while_the_public_schema_changes_faster_than_it_is_read(monkeypatch):
+    async def run() -> None:
+        pool = make_pool(name="test", max_size=2)
+        await pool.open()
+        directory, ask = Directory(pool), Directory._ask
+
+        async def change_and_ask(self, *arguments):
+            rows = await ask(self, *arguments)
+            directory._drop("public")
+            return rows
+
+        monkeypatch.setattr(Directory, "_ask", change_and_ask)
+        async with asyncio.timeout(10):
+            found = await asyncio.gather(*(directory.find("bob@alpha.test") for _ in range(5)))
+        assert [one.address for one in found] == ["bob@alpha.test"] * 5
+        monkeypatch.undo()
+        await sync_to_async(make_change, thread_sensitive=False)(tag_spam)
+        directory._drop("public")
+        assert (await directory.find("bob@alpha.test")).domain.spam_action == "tag"
+        await pool.close()
+
+    asyncio.run(run())
+
+
+def test_an_answer_made_of_what_has_changed_meanwhile_is_not_remembered(monkeypatch):
+    async def run() -> None:
+        pool = make_pool(name="test", max_size=2)
+        await pool.open()
+        directory, ask = Directory(pool), Directory._ask
+
+        async def ask_and_change(self, query, values):
+            rows = await ask(self, query, values)
+            if values is None:  # the domains
+                await sync_to_async(make_change, thread_sensitive=False)(tag_spam)
+                directory._drop("public")
+            return rows
+
+        monkeypatch.setattr(Directory, "_ask", ask_and_change)
+        await directory.find("bob@alpha.test")
+        monkeypatch.undo()
+        assert (await directory.find("bob@alpha.test")).domain.spam_action == "tag"
+        await pool.close()
+
+    asyncio.run(run())

@@ -105,6 +105,19 @@ def test_without_a_policy_release_nothing_is_taken(committed, monkeypatch):
     assert list_rows() == []
 
 
+def test_mail_is_taken_while_the_public_schema_changes_faster_than_the_release_is_read(committed, monkeypatch):
+    ask = Intake._ask_for_release
+
+    async def ask_and_change(self):
+        rows = await ask(self)
+        self._forget_release()
+        return rows
+
+    monkeypatch.setattr(Intake, "_ask_for_release", ask_and_change)
+    assert receive("bob@alpha.test") is Result.REFUSED
+    assert list_rows() == [("bob@alpha.test", "refused", "refuse")]
+
+
 @pytest.mark.parametrize(
     ("actions", "hops", "result"),
     [
