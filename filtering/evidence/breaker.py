@@ -6,6 +6,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -14,34 +15,56 @@ FAILING_SHARE = 0.05  # more than this turns the rule off
 WELL_SHARE = 0.025  # at most this turns it on again
 ENOUGH = 40  # parties without which no share is reckoned
 MAX_PARTIES = 10_000
+WITNESSES = 20  # others for whom the service succeeded since, and a failure is the party's own
+FORGIVEN_SECONDS = 120.0  # without a failure; then a party for whom the service succeeds is like any other
+
+
+_Value = TypeVar("_Value")
 
 
 class Breaker:
     """Watches whom the service failed of late; `is_open` while these are too many, or the service is dead.
 
-    Each party counts once, by its last outcome, however often it came. Who was failed while the service was well has
-    trouble of its own and says nothing more until the service succeeds for it. Every change is logged once.
+    Each party counts once, by its last outcome, however often it came. Whom the service fails again although it has
+    succeeded for enough others since has trouble of its own, and its failures count no more until it is forgiven. Of a
+    service that succeeds for nobody that is said of nobody. Every change is logged once, in the words of `events`.
     """
 
-    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+        events: tuple[str, str] = ("rule_off", "rule_on"),
+    ) -> None:
         self._name = name
         self._clock = clock
+        self._events = events
         self._outcomes: OrderedDict[str, tuple[float, bool]] = OrderedDict()  # by party, the oldest first
         self._failed = 0
-        self._troubled: OrderedDict[str, None] = OrderedDict()
+        self._failing: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by party: since when, and the last time
+        self._witnesses: OrderedDict[str, float] = OrderedDict()  # who succeeded last, and when
         self._is_dead = False
         self._is_open = False
 
     def record(self, party: str, *, failed: bool) -> None:
-        if failed and party in self._troubled:
-            return
-        if not failed:
-            self._troubled.pop(party, None)
+        now = self._clock()
         if party in self._outcomes:
             self._failed -= self._outcomes.pop(party)[1]
-        self._outcomes[party] = (self._clock(), failed)
-        self._failed += failed
+        if failed:
+            since = self._failing.pop(party, (now, now))[0]
+            _put(self._failing, party, (since, now), limit=MAX_PARTIES)
+        elif now - self._failing.get(party, (now, now))[1] > FORGIVEN_SECONDS:
+            del self._failing[party]
+        if not failed:
+            _put(self._witnesses, party, now, limit=WITNESSES)
+        if not (failed and self._has_own_trouble(party)):
+            self._outcomes[party] = (now, failed)
+            self._failed += failed
         self._decide()
+
+    def _has_own_trouble(self, party: str) -> bool:
+        is_seen = len(self._witnesses) == WITNESSES
+        return is_seen and next(iter(self._witnesses.values())) > self._failing[party][0]
 
     def record_life(self, *, is_dead: bool) -> None:
         """That the service as a whole is known to be dead, or alive."""
@@ -59,11 +82,12 @@ class Breaker:
         if self._is_open:
             if not self._is_dead and self._failed <= WELL_SHARE * max(total, ENOUGH):
                 self._is_open = False
-                log.warning("rule_on rule=%s failed=%d of=%d", self._name, self._failed, total)
+                log.warning("%s rule=%s failed=%d of=%d", self._events[1], self._name, self._failed, total)
         elif self._is_dead or (total >= ENOUGH and self._failed > FAILING_SHARE * total):
             self._is_open = True
             cause = "dead" if self._is_dead else "failures"
-            log.error("rule_off rule=%s cause=%s failed=%d of=%d", self._name, cause, self._failed, total)
+            line = "%s rule=%s cause=%s failed=%d of=%d"
+            log.error(line, self._events[0], self._name, cause, self._failed, total)
 
     def _forget_old(self) -> None:
         since = self._clock() - WINDOW_SECONDS
@@ -73,7 +97,10 @@ class Breaker:
                 return
             del self._outcomes[party]
             self._failed -= failed
-            if failed and not self._is_open:
-                self._troubled[party] = None
-                if len(self._troubled) > MAX_PARTIES:
-                    self._troubled.popitem(last=False)
+
+
+def _put(kept: OrderedDict[str, _Value], party: str, value: _Value, *, limit: int) -> None:
+    kept[party] = value
+    kept.move_to_end(party)
+    if len(kept) > limit:
+        kept.popitem(last=False)

@@ -21,6 +21,7 @@ from filtering.evidence.text import make_safe
 log = logging.getLogger(__name__)
 
 MAX_NAMES = 10  # PTR names that are looked at
+MAX_AT_ONCE = 2  # of them asked about
 NETWORK_BITS = {4: 24, 6: 48}  # an address's network is what one party is likely to hold
 
 _HOST_NAME = re.compile(
@@ -76,9 +77,11 @@ class _LookUp:
         self.client = str(ipaddress.ip_network((address, NETWORK_BITS[address.version]), strict=False))
         self.resolver = resolver
         self.is_new = self.is_stale = False
+        self.places = asyncio.Semaphore(MAX_AT_ONCE)
 
     async def ask(self, name: str, kind: str) -> Answer:
-        answer = await self.resolver.ask(name, kind, client=self.client)
+        async with self.places:
+            answer = await self.resolver.ask(name, kind, client=self.client)
         self.is_new |= answer.is_new
         self.is_stale |= answer.is_stale
         return answer

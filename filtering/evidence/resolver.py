@@ -12,9 +12,9 @@ import ipaddress
 import logging
 import math
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
@@ -40,10 +40,15 @@ FAILURE_SECONDS = 30.0
 STALE_SECONDS = 86_400.0  # RFC 8767 5: one to three days
 STALE_WAIT_SECONDS = 1.8  # RFC 8767 5: then the old answer is given
 MAX_QUESTIONS = 500  # on their way; each has a socket
-MAX_QUESTIONS_OF_ONE = 50  # client
+MAX_QUESTIONS_OF_ONE = 8  # client
+SLOW_SECONDS = 1.0  # without an answer, and the client's network is slow
+SLOW_MEMORY_SECONDS = 600.0
+MAX_SLOW = 10_000
 MAX_CACHE_OCTETS = 33_554_432
 ENTRY_OCTETS = 500  # of an entry in memory, besides its text; measured
 RECORD_OCTETS = 60
+
+PARTY_BITS = 32  # of IPv6: what one holder of addresses is given; networks of /48 he has as many as he likes
 
 CONTROL = dns.name.from_text("in-addr.arpa.")  # has a SOA record wherever DNS works
 CONTROL_SECONDS = 1.0  # that a server is trusted after it has given a name
@@ -69,11 +74,18 @@ def _fail(detail: str) -> Answer:
     return Answer(detail=detail, is_known=False, seconds=FAILURE_SECONDS)
 
 
+def get_party(client: str) -> str:
+    """Who is answerable for a client's network such as 192.0.2.0/24 or 2001:db8:1::/48."""
+    net = ipaddress.ip_network(client)
+    return str(net) if net.version == 4 else str(net.supernet(new_prefix=PARTY_BITS))
+
+
 class Resolver:
     """Asks DNS within a deadline and keeps the answers. One for a process and event loop.
 
     `addresses` are servers as (ip, port), asked in turn; none means the system's. `relays` are networks that are never
-    asked about. `counts` says how the look-ups of clients ended; `breaker.is_open` that rules about absence are off.
+    asked about. `counts` says how the look-ups of clients ended; `breaker.is_open` that rules about absence are off,
+    `crowding.is_open` that too many networks' questions found no place.
     """
 
     def __init__(
@@ -88,11 +100,12 @@ class Resolver:
         self.relays = tuple(ipaddress.ip_network(net, strict=False) for net in relays)
         self.counts: Counter[str] = Counter()
         self.breaker = Breaker("reverse_dns", clock)
+        self.crowding = Breaker("reverse_dns", clock, ("look_ups_crowded", "look_ups_free"))
         self.cache: TtlCache[Answer] = TtlCache(MAX_CACHE_OCTETS, clock)
         self._client = DnsClient(addresses or list_system_servers())
         self._clock = clock
         self._asking: dict[Question, asyncio.Task[Answer]] = {}
-        self._slots = _Slots()
+        self._slots = _Slots(clock)
         self._checking: dict[Server, asyncio.Task[bool]] = {}
         self._proven: dict[Server, float] = {}
         self._last_proof = clock()
@@ -102,7 +115,7 @@ class Resolver:
     async def ask(self, name: str, kind: str, *, client: str = "") -> Answer:
         """The answer to a question such as ("2.0.192.in-addr.arpa", "PTR"), within the deadline. Never raises.
 
-        `client` is for whose sake it is asked: one client's questions cannot keep others' from being asked.
+        `client` is the network for whose sake it is asked: its questions cannot keep others' from being asked.
         """
         question = (name, kind)
         if kept := self.cache.find(question):
@@ -124,16 +137,21 @@ class Resolver:
 
     async def _ask(self, question: Question, client: str) -> Answer:
         ends = time.monotonic() + self.deadline
+        party = get_party(client) if client else ""
         try:
-            async with self._slots.take(client, self.deadline):
+            async with self._slots.take(client, party, self.deadline):
+                if client:
+                    self.crowding.record(party, failed=False)
                 answer = await self._resolve(question, ends)
         except TimeoutError:
+            if client:
+                self.crowding.record(party, failed=True)
             return _fail("busy")
         except Exception as error:  # noqa: BLE001 whatever a stranger's name server sends, the session goes on
             log.error("dns_question_failed error=%s", type(error).__name__)
             answer = _fail(type(error).__name__)
         if client and question[1] == "PTR":
-            self.breaker.record(client, failed=not answer.is_known)
+            self.breaker.record(party, failed=not answer.is_known)
         if not answer.is_known and (stale := self._find_stale(question)):
             answer = stale
         self._keep(question, answer)
@@ -214,19 +232,38 @@ class Resolver:
 
 
 class _Slots:
-    """Room for so many questions at once, and for so many of one client. Who waits disturbs nobody else."""
+    """Room for so many questions at once, and for so many of one client. Who waits disturbs nobody else.
 
-    def __init__(self) -> None:
+    Whose questions were long without an answer, of late, has no more than half of the room together with all such.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._all = asyncio.Semaphore(MAX_QUESTIONS)
+        self._half = asyncio.Semaphore(max(MAX_QUESTIONS // 2, 1))
         self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._slow: OrderedDict[str, float] = OrderedDict()  # by party: until when
 
     @asynccontextmanager
-    async def take(self, client: str, seconds: float) -> AsyncIterator[None]:
+    async def take(self, client: str, party: str, seconds: float) -> AsyncIterator[None]:
         """A place for a question. Raises TimeoutError where there is none within so many seconds."""
         own = self._own.get(client)
         if own is None:
             own = self._own[client] = asyncio.Semaphore(MAX_QUESTIONS_OF_ONE if client else MAX_QUESTIONS)
-        async with asyncio.timeout(seconds) as waiting:
-            async with own, self._all:
+        async with asyncio.timeout(seconds) as waiting, own:
+            is_slow = self._slow.get(party, 0.0) > self._clock()
+            async with self._half if is_slow else nullcontext(), self._all:
                 waiting.reschedule(None)
-                yield
+                timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._note_slow, party)
+                try:
+                    yield
+                finally:
+                    timer.cancel()
+
+    def _note_slow(self, party: str) -> None:
+        if not party:
+            return
+        self._slow[party] = self._clock() + SLOW_MEMORY_SECONDS
+        self._slow.move_to_end(party)
+        if len(self._slow) > MAX_SLOW:
+            self._slow.popitem(last=False)

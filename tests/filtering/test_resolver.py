@@ -13,7 +13,7 @@ import pytest
 
 from filtering.evidence import PtrEvidence, PtrStatus
 from filtering.evidence import resolver as resolving
-from filtering.evidence.breaker import ENOUGH, MAX_PARTIES, WINDOW_SECONDS, Breaker
+from filtering.evidence.breaker import ENOUGH, FORGIVEN_SECONDS, MAX_PARTIES, WINDOW_SECONDS, WITNESSES, Breaker
 from filtering.evidence.dns_client import MAX_RECORDS, NoAnswerError, _read, list_system_servers
 from filtering.evidence.ptr import look_up_ptr
 from filtering.evidence.resolver import Answer, Resolver
@@ -268,6 +268,64 @@ def test_client_with_slow_zones_delays_nobody_else(server: DnsServer, monkeypatc
 
     assert isinstance(found, PtrEvidence)
     assert found.status is OK
+
+
+def test_silent_zones_of_many_networks_delay_nobody_else(server: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the end networks found to be slow, twice as many as would fill all places, ask all at once."""
+    monkeypatch.setattr(resolving, "SLOW_SECONDS", 0.2)
+    server.default = "DROP"
+    for number in range(3):
+        server.add(f"203.0.{number}.1", "mail.example.test", f"mx{number}.example.test")
+
+    async def story(resolver: Resolver, _: Clock) -> list[PtrStatus]:
+        found = []
+        for wave, networks in enumerate([range(60), range(60, 120), range(120)]):
+            ips = [f"198.18.{network}.{10 * wave + last}" for network in networks for last in range(10)]
+            silent = [asyncio.ensure_future(get_status(resolver, ip)) for ip in ips]
+            await asyncio.sleep(0.5)
+            found.append(await get_status(resolver, f"203.0.{wave}.1"))
+            assert not any(task.done() for task in silent)  # it waited for none of them
+            assert set(await asyncio.gather(*silent)) == {UNKNOWN}
+        return found
+
+    assert run(server, story, deadline=3.0) == [OK] * 3
+
+
+def test_of_the_names_of_one_client_two_are_asked_about_at_once(server: DnsServer) -> None:
+    names = [f"h{number}.example.test" for number in range(10)]
+    server.answer_reverse("192.0.2.1", *(f"{name}." for name in names))
+    for name in names:
+        server.answer(name, "A", "192.0.2.9", delay=0.05)
+
+    async def story(resolver: Resolver, _: Clock) -> tuple[int, PtrStatus]:
+        looking, most = asyncio.ensure_future(get_status(resolver)), 0
+        while not looking.done():
+            await asyncio.sleep(0)
+            most = max(most, len(resolver._asking))
+        return most, looking.result()
+
+    assert run(server, story, deadline=5.0) == (2, PtrStatus.MISMATCH)
+    assert len(server.asked) == 11
+
+
+def test_clients_that_find_no_place_are_an_alarm(
+    server: DnsServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(resolving, "MAX_QUESTIONS", 1)
+
+    async def story(resolver: Resolver, clock: Clock) -> tuple[bool, bool, bool]:
+        server.everything = "DROP"
+        await look_at_many(resolver, ENOUGH + 1)
+        await asyncio.gather(*resolver._asking.values())
+        server.everything = ""
+        is_crowded = resolver.crowding.is_open
+        clock.now += WINDOW_SECONDS + 1
+        assert await get_status(resolver) is NONE
+        return is_crowded, resolver.crowding.is_open, resolver.breaker.is_open
+
+    assert run(server, story, deadline=0.4) == (True, False, False)
+    alarms = [record.message.split()[0] for record in caplog.records if "rule=reverse_dns" in record.message]
+    assert alarms == ["look_ups_crowded", "look_ups_free"]
 
 
 # R13
@@ -599,11 +657,110 @@ def test_networks_known_to_be_broken_count_no_more_until_they_are_well() -> None
     fill(breaker, well=0, failed=3, name="new")
     assert breaker.is_open
 
-    clock.now += WINDOW_SECONDS + 1
+    clock.now += FORGIVEN_SECONDS + 1
     for number in range(40):
         breaker.record(f"n {number}", failed=False)
     fill(breaker, well=0, failed=3)
     assert breaker.is_open
+
+
+def simulate(breaker: Breaker, clock: Clock, networks: dict[str, int], well: int, seconds: int) -> list[int]:
+    """In which seconds the rule is off, where these networks are broken and come every so many seconds."""
+    off = []
+    for second in range(seconds):
+        clock.now += 1
+        for number in range(well):
+            if (second + number) % 31 == 0:
+                breaker.record(f"well {number}", failed=False)
+        for number, (name, interval) in enumerate(networks.items()):
+            if (second + number) % interval == 0:
+                breaker.record(name, failed=True)
+        off += [second] if breaker.is_open else []
+    return off
+
+
+@pytest.mark.parametrize(
+    ("well", "broken", "interval"),
+    [(100, 6, 31), (100, 20, 31), (100, 30, 100), (41, 3, 31), (38, 12, 44), (30, 20, 1)],
+)
+def test_networks_broken_from_the_start_turn_the_rule_off_for_minutes_at_most(
+    well: int, broken: int, interval: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    breaker = Breaker("reverse_dns", clock)
+
+    off = simulate(breaker, clock, {f"n {number}": interval for number in range(broken)}, well, 3600)
+
+    assert max(off) < 240
+    assert not breaker.is_open
+    assert list_alarms(caplog) == ["rule_off", "rule_on"]
+
+
+def test_networks_broken_on_purpose_do_not_hold_the_rule_off_on_a_quiet_night() -> None:
+    clock = Clock()
+    breaker = Breaker("reverse_dns", clock)
+    fill(breaker, well=ENOUGH, failed=3)
+    assert breaker.is_open
+    for number in range(200):
+        clock.now += 15
+        breaker.record(f"well {number % WITNESSES}", failed=False)
+        breaker.record(f"n {number % 3}", failed=True)
+
+    assert not breaker.is_open
+
+
+def test_network_with_zones_well_and_ill_is_not_new_each_time() -> None:
+    clock = Clock()
+    breaker = Breaker("reverse_dns", clock)
+    fill(breaker, well=ENOUGH, failed=0)
+    for _ in range(20):
+        clock.now += 20
+        fill(breaker, well=ENOUGH, failed=0)
+        for number in range(3):
+            breaker.record(f"n {number}", failed=False)
+            breaker.record(f"n {number}", failed=True)
+
+    assert not breaker.is_open
+
+
+@pytest.mark.parametrize("succeeding", [0, WITNESSES - 1])
+def test_resolver_that_fails_all_but_a_few_stays_ill(succeeding: int) -> None:
+    """And what it said before it fell ill vouches for nobody."""
+    clock = Clock()
+    breaker = Breaker("reverse_dns", clock)
+    fill(breaker, well=100, failed=0)
+    for _ in range(120):
+        clock.now += 1
+        fill(breaker, well=succeeding, failed=0)
+        fill(breaker, well=0, failed=60)
+    assert breaker.is_open
+    off = simulate(breaker, clock, {f"n {number}": 31 for number in range(60)}, 0, 3600)
+
+    assert len(off) == 3600
+
+
+def test_resolver_that_fails_whom_it_never_failed_before_turns_the_rule_off_again() -> None:
+    clock = Clock()
+    breaker = Breaker("reverse_dns", clock)
+    simulate(breaker, clock, {f"n {number}": 31 for number in range(6)}, 100, 600)
+    assert not breaker.is_open
+
+    fill(breaker, well=0, failed=6, name="well")
+
+    assert breaker.is_open
+
+
+def test_ipv6_networks_of_one_holder_are_one_party(server: DnsServer) -> None:
+    for number in range(60):
+        server.answer_reverse(f"2001:db8:{number:x}::1", rcode="SERVFAIL")
+
+    async def story(resolver: Resolver, _: Clock) -> bool:
+        await look_at_many(resolver, ENOUGH)
+        for number in range(60):
+            assert await get_status(resolver, f"2001:db8:{number:x}::1") is UNKNOWN
+        return resolver.breaker.is_open
+
+    assert run(server, story) is False
 
 
 def test_dead_resolver_stays_dead_however_often_the_same_networks_come() -> None:
@@ -632,4 +789,4 @@ def test_parties_are_bounded() -> None:
     fill(breaker, well=0, failed=3 * MAX_PARTIES)
 
     assert len(breaker._outcomes) <= MAX_PARTIES
-    assert len(breaker._troubled) <= MAX_PARTIES
+    assert len(breaker._failing) <= MAX_PARTIES
