@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -46,7 +45,8 @@ RELEASE_SECONDS = 10.0  # to read the live policy release
 MAX_RECEIVED_HEADERS = 100  # more is a loop (RFC 5321 6.3)
 MAX_HEADER_OCTETS = 1024 * 1024  # in which they are counted
 MAX_OWN_TRACES = 1  # a message that has been here twice goes round
-EMPTY_LINE = re.compile(rb"\r?\n\r?\n|\r\r")
+EMPTY_LINES = (b"\n\r\n", b"\n\n", b"\r\r")
+OWN_TRACE = b"\nx-lazaret-trace:"
 END_OF_DATA = "end of data"
 UNJUDGED = Verdict(Action.REFUSE, Category.POLICY, 0.0, (), 0)
 LIVE_RELEASE = "SELECT number, content FROM public.policy_policyrelease WHERE is_live"
@@ -295,13 +295,14 @@ async def await_ptr(ptr: asyncio.Future[PtrEvidence]) -> PtrEvidence:
 
 def examine(raw: bytes, providers: list[str], classifier: Classifier, hostname: str) -> Examined:
     """Everything that takes time over the octets: reading, classifying, hashing, compressing. For a thread."""
+    header = get_header(raw)
     return Examined(
         content=read_content(raw),
         classifier={provider: classifier.classify(raw, provider) for provider in providers},
         sha256=hashlib.sha256(raw).digest(),
         stored=compress(raw),
-        hops=count_hops(raw),
-        own_traces=count_own_traces(raw, hostname),
+        hops=count_hops(header),
+        own_traces=count_own_traces(header, hostname),
     )
 
 
@@ -309,19 +310,22 @@ def get_header(raw: bytes) -> bytes:
     """The header in lower case, with a line end before it and LF for each, as all of them are line ends on the way out;
     of an endless one the beginning.
     """
-    head = b"\n" + raw[:MAX_HEADER_OCTETS]
-    end = EMPTY_LINE.search(head)
-    return head[: end.start() if end else None].replace(b"\r", b"\n").lower()
+    usual = raw.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS)
+    head = b"\n" + raw[: usual + 4 if usual >= 0 else MAX_HEADER_OCTETS]
+    ends = [end for empty in EMPTY_LINES if (end := head.find(empty)) >= 0]
+    return head[: min(ends, default=None)].replace(b"\r", b"\n").lower()
 
 
-def count_hops(raw: bytes) -> int:
-    """How many Received fields the header has."""
-    return get_header(raw).count(b"\nreceived:")
+def count_hops(header: bytes) -> int:
+    """How many Received fields there are."""
+    return header.count(b"\nreceived:")
 
 
-def count_own_traces(raw: bytes, hostname: str) -> int:
-    """How often a gateway of this name has passed the message on: its own trace ids in the header."""
-    lines = [line for line in get_header(raw).split(b"\n") if line.startswith(b"x-lazaret-trace:")]
+def count_own_traces(header: bytes, hostname: str) -> int:
+    """How often a gateway of this name has passed the message on: its own trace ids."""
+    if OWN_TRACE not in header:
+        return 0
+    lines = [line for line in header.split(b"\n") if line.startswith(OWN_TRACE[1:])]
     return sum(line.rstrip().endswith(b" by " + hostname.lower().encode()) for line in lines)
 
 
