@@ -91,12 +91,14 @@ class Unrouted:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Something that is only counted."""
+    """Something that is only counted; a number below zero takes back."""
 
     at: datetime
     kind: str
     cause: str
     number: int
+    schema: str = ""
+    domain_id: int = 0
 
 
 Record = Filing | Unrouted | Count
@@ -179,6 +181,14 @@ FROM unnest(%(hours)s::timestamptz[], %(schemas)s::text[], %(domains)s::bigint[]
             %(causes)s::text[], %(numbers)s::bigint[]) AS c (hour, schema, domain_id, kind, cause, number)
 ON CONFLICT (hour, schema, domain_id, kind, cause, instance) DO UPDATE SET count = h.count + excluded.count
 """
+TAKE_BACK = """
+UPDATE public.platform_hourlycount h SET count = h.count - c.number
+FROM unnest(%(hours)s::timestamptz[], %(schemas)s::text[], %(domains)s::bigint[], %(kinds)s::text[],
+            %(causes)s::text[], %(numbers)s::bigint[]) AS c (hour, schema, domain_id, kind, cause, number)
+WHERE (h.hour, h.schema, h.domain_id, h.kind, h.cause, h.instance)
+    = (c.hour, c.schema, c.domain_id, c.kind, c.cause, %(instance)s)
+"""
+REPEATED = "repeated"
 AGAIN = "The client sent it again, as if it had not heard that it was taken: answered 250, not stored twice."
 
 
@@ -222,35 +232,49 @@ def make_statement(record: Filing | Unrouted) -> Statement:
     return get_file_statement(record.schema, with_receipt=record.receipt is not None), values
 
 
-def list_hours(record: Record, *, again: bool) -> Iterator[tuple[Hour, int]]:
+def list_hours(record: Record, *, again: bool = False) -> Iterator[tuple[Hour, int]]:
     """What a record adds to the counts; `again`: it was known already."""
     if isinstance(record, Count):
-        yield (_get_hour(record.at), "", 0, record.kind, record.cause), record.number
+        yield (_get_hour(record.at), record.schema, record.domain_id, record.kind, record.cause), record.number
         return
     hour = _get_hour(record.transaction.received_at)
     if isinstance(record, Unrouted):
         yield (hour, "", 0, record.outcome, record.cause.value), record.times
         return
     for outcome in record.outcomes:
-        kind, cause = ("repeated", Cause.SENT_AGAIN.value) if again else (outcome.event, outcome.cause)
+        kind, cause = (REPEATED, Cause.SENT_AGAIN.value) if again else (outcome.event, outcome.cause)
         yield (hour, record.schema, outcome.domain_id, kind, cause), 1
+
+
+def list_corrections(record: Filing | Unrouted) -> Iterator[Count]:
+    """What puts the counts right where a record was counted as new and had been known."""
+    if isinstance(record, Unrouted) or record.receipt is None:
+        return
+    for again, sign in ((False, -1), (True, 1)):
+        for (hour, schema, domain, kind, cause), number in list_hours(record, again=again):
+            yield Count(hour, kind, cause, sign * number, schema, domain)
 
 
 def _get_hour(at: datetime) -> datetime:
     return at.replace(minute=0, second=0, microsecond=0)
 
 
-def make_count_statement(counts: Counter[Hour], instance: str) -> Statement:
-    hours, schemas, domains, kinds, causes = map(list, zip(*counts, strict=True))
-    return COUNT, {
-        "hours": hours,
-        "schemas": schemas,
-        "domains": domains,
-        "kinds": kinds,
-        "causes": causes,
-        "numbers": list(counts.values()),
-        "instance": instance,
-    }
+def make_count_statements(counts: Counter[Hour], instance: str) -> Iterator[Statement]:
+    for statement, chosen in ((COUNT, +counts), (TAKE_BACK, -counts)):
+        if chosen:
+            hours, schemas, domains, kinds, causes = map(list, zip(*chosen, strict=True))
+            yield (
+                statement,
+                {
+                    "hours": hours,
+                    "schemas": schemas,
+                    "domains": domains,
+                    "kinds": kinds,
+                    "causes": causes,
+                    "numbers": list(chosen.values()),
+                    "instance": instance,
+                },
+            )
 
 
 def _describe(transaction: Transaction) -> dict[str, Any]:

@@ -32,8 +32,9 @@ from quarantine.records import (
     Record,
     Statement,
     Unrouted,
+    list_corrections,
     list_hours,
-    make_count_statement,
+    make_count_statements,
     make_statement,
 )
 
@@ -133,6 +134,10 @@ class Store:
         if self._alarm:
             self._alarm.cancel()
         if self._writer:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_SECONDS):
+                    while self._batch:  # noqa: ASYNC110 - cut off, its notes would be written twice
+                        await asyncio.sleep(0.01)
             self._writer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._writer
@@ -164,6 +169,9 @@ class Store:
         wait, up to MAX_NOTES of them.
         """
         measure(records)
+        self._put(records)
+
+    def _put(self, records: tuple[Record, ...]) -> None:
         if len(self._notes) >= MAX_NOTES:
             self.lost_notes += len(records)
             if self.lost_notes % 1000 == len(records) % 1000:
@@ -319,6 +327,8 @@ class Store:
             item.succeed(answer)
             if not item.is_note:
                 measure(item.rows, again=answer is not None)
+            if answer is not None:
+                self._put(tuple(correction for row in item.rows for correction in list_corrections(row)))
         return True
 
     async def _write_free(self, batch: list[_Item]) -> bool:
@@ -346,21 +356,19 @@ class Store:
         return True
 
     async def _commit(self, batch: list[_Item]) -> list[str | None]:
-        """One transaction: for each item, under which trace id it was known already. Two round trips."""
+        """One transaction, one round trip: for each item, under which trace id it was known already."""
         async with self._pool.connection(CONNECTION_SECONDS) as connection:
-            async with connection.pipeline() as pipeline:
+            async with connection.pipeline():
                 await connection.execute("BEGIN")
                 cursors = [
                     [await connection.execute(query, values) for query, values in item.statements] for item in batch
                 ]
-                await pipeline.sync()
-                answers = [[await _read_first(cursor) for cursor in group] for group in cursors]
-                counts = _add_up(batch, answers)
-                if counts:
-                    await connection.execute(*make_count_statement(counts, self._instance))
+                for statement in make_count_statements(_add_up(batch), self._instance):
+                    await connection.execute(*statement)
                 committed = await connection.execute("COMMIT")
             if committed.statusmessage != "COMMIT":
                 raise OperationalError(f"the transaction ended with {committed.statusmessage}")
+            answers = [[await _read_first(cursor) for cursor in group] for group in cursors]
         return [next(filter(None, group), None) for group in answers]
 
 
@@ -416,15 +424,12 @@ async def _read_first(cursor: AsyncCursor[TupleRow]) -> str | None:
     return row[0] if row else None
 
 
-def _add_up(batch: list[_Item], answers: list[list[str | None]]) -> Counter[Hour]:
+def _add_up(batch: list[_Item]) -> Counter[Hour]:
+    """What a batch adds to the counts, if all of it is new; what is not is put right by the next."""
     counts: Counter[Hour] = Counter()
-    for item, group in zip(batch, answers, strict=True):
-        known: list[tuple[Record, str | None]] = [
-            *zip(item.rows, group, strict=True),
-            *((number, None) for number in item.numbers),
-        ]
-        for record, first in known:
-            for hour, number in list_hours(record, again=first is not None):
+    for item in batch:
+        for record in (*item.rows, *item.numbers):
+            for hour, number in list_hours(record):
                 counts[hour] += number
     return counts
 

@@ -88,7 +88,8 @@ class Receipt(models.Model):
 
 
 class HourlyCount(models.Model):
-    """How often something happened in an hour; written in the transaction of the rows it counts.
+    """How often something happened in an hour; written in the transaction of the rows it counts. (A message that was
+    sent again is counted as new there, and put right by the next.)
 
     Each process has rows of its own, so that none waits for another; they are added up when read.
     """
@@ -96,7 +97,7 @@ class HourlyCount(models.Model):
     hour = models.DateTimeField()
     schema = models.CharField(max_length=63, blank=True, default="")  # empty: it reached no provider
     domain_id = models.BigIntegerField(default=0)  # 0: no domain
-    kind = models.CharField(max_length=12)  # accepted, held, refused, deferred, unfinished, dns
+    kind = models.CharField(max_length=12)  # accepted, held, refused, deferred, unfinished, repeated, dns
     cause = models.CharField(max_length=24, blank=True, default="")
     instance = models.CharField(max_length=64)
     count = models.PositiveBigIntegerField()
