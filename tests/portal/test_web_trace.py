@@ -254,6 +254,15 @@ def test_no_state_is_without_words(acme, state):
 # The search page
 
 
+@pytest.mark.parametrize(("who", "may"), [("dora", True), ("alice", True), ("bob", False)])
+def test_who_looks_after_the_domain_is_led_to_letting_the_server_in(acme, who, may):
+    row = refuse("bob@alpha.test")
+    Recipient.objects.filter(pk=row.pk).update(mailbox=Mailbox.objects.get(address="bob@alpha.test"))
+    text = unescape(get_text(browse(who).get(f"/trace/{row.pk}/")))
+    assert ("Let this server in for a time" in text) is may
+    assert (f"/reverse-dns/?network={row.message.client_ip}&domain={row.domain_id}#grant" in text) is may
+
+
 def test_an_empty_answer_says_what_was_searched_where_and_what_it_means(acme):
     text = search("bob", q="ann@far.test", outcome="refused")
     assert NO_TRACE in text

@@ -24,6 +24,7 @@ from portal.web.permissions import (
     get_user,
     list_domains,
     list_own_mailboxes,
+    looks_after,
     of_row,
     signed_in,
     visible_to,
@@ -113,6 +114,7 @@ def history(request: HttpRequest, row: Recipient) -> HttpResponse:
         "others": same.order_by("address", "pk")[:MAX_OTHERS],
         "was_taken": row.state not in UNTAKEN,
         "has_no_name": row.cause == "reverse_dns",
+        "may_except": row.cause == "reverse_dns" and looks_after(user, row.domain_id),
         "days": UNTAKEN_DAYS,
     }
     return render_page(request, "web/history.html", context, page="trace")

@@ -17,7 +17,7 @@ from quarantine.tracing import NotUnderstoodError, Outcome, Wanted, read_client,
 MAX_ROWS = 1000
 HINT = (
     "Either we never saw such a mail, or it is longer ago than traces are kept. Ask the sender for the error message "
-    "that came back: it names the server that refused, and has a trace id where that was this one."
+    "that came back: it names the server that refused."
 )
 
 
