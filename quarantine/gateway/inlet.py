@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from quarantine.gateway.memory import Share
 
 PAUSE_OCTETS = 256 * 1024  # the client is not read while so much waits for us
+DROPPED_TIMES = 4  # the limit; of a message that is dropped no more is read
+DROPPED_OCTETS = 200 * 1024 * 1024  # nor less than this, where the limit is low
 LARGE_OCTETS = 1024 * 1024  # from here on the event loop would feel it
 END = b"\r\n.\r\n"
 DOT = b"\r\n."  # that begins a line, and was put there (RFC 5321 4.5.2)
@@ -30,12 +32,45 @@ class Data:
 
 @dataclass(slots=True)
 class Pace:
-    """How slow a client may send a message: never silent for `silence` seconds, and on the whole not below `rate`
-    octets a second once `grace` seconds are over."""
+    """How slow a client may send a message: never silent for `silence` seconds, and not below `rate` octets a second
+    once `grace` seconds are over. Whoever was faster may be slower then, for `credit` seconds at most.
+    """
 
     silence: float = 180.0  # RFC 5321 4.5.3.2.5
     grace: float = 300.0
     rate: float = 500.0
+    credit: float = 180.0  # so that nobody is cut for a silence that is allowed
+
+
+class Progress:
+    """How a message comes along, by the clock of the event loop."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._earned = 0.0  # seconds after the grace
+        self._size = 0
+        self._dropped_at: float | None = None
+
+    def add(self, octets: int, pace: Pace, now: float) -> None:
+        self._size += octets
+        most = max(now + pace.credit - self._began - pace.grace, 0)
+        self._earned = min(self._earned + octets / pace.rate, most)
+
+    def drop(self, limit: int, now: float) -> None:
+        """Nothing of it is kept. Raises TimeoutError where it is so large that its end is not waited for."""
+        if self._dropped_at is None:
+            self._dropped_at = now
+        if self._size > max(limit * DROPPED_TIMES, DROPPED_OCTETS):
+            raise TimeoutError
+
+    def get_seconds_left(self, pace: Pace, now: float) -> float:
+        """For more of it to come; none is left, or less, to a client that is too slow. A message that is dropped is
+        read for as long as the grace is, however fast it comes.
+        """
+        latest = self._began + pace.grace + self._earned
+        if self._dropped_at is not None:
+            latest = min(latest, self._dropped_at + pace.grace)
+        return min(pace.silence, latest - now)
 
 
 class Chunks:
@@ -44,16 +79,16 @@ class Chunks:
     """
 
     def __init__(self, *, limit: int, share: Share, began: float) -> None:
-        self.began = began
+        self.progress = Progress(began)
         self.size = 0
         self.is_dropped = False
-        self._limit = limit
+        self.limit = limit
         self._share = share
         self._body = bytearray()
 
     def add(self, octets: bytearray) -> None:
         self.size += len(octets)
-        if self.is_dropped or self.size > self._limit or not self._share.hold(self.size):
+        if self.is_dropped or self.size > self.limit or not self._share.hold(self.size):
             self.is_dropped = True
             self.close()
         else:
@@ -153,10 +188,11 @@ class Inlet:
         """
         body = bytearray(b"\r\n")  # what ended the DATA command: a dot in the first line ends the message too
         dropped = dots = 0
-        began = self._loop.time()
+        progress = Progress(self._loop.time())
         while True:
             known = len(body)
             body += self._buffer
+            progress.add(len(self._buffer), pace, self._loop.time())
             self._buffer.clear()
             first_dot = max(0, known - len(DOT) + 1)
             if (end := body.find(END, max(0, known - len(END) + 1))) >= 0:
@@ -168,9 +204,10 @@ class Inlet:
                 excess = max(len(body) - len(END), 0)
                 dropped += excess
                 del body[:excess]
+            if dropped:
+                progress.drop(limit, self._loop.time())
             self._resume()
-            slowest = began + pace.grace + (dropped + len(body)) / pace.rate
-            await self._wait(min(pace.silence, slowest - self._loop.time()))
+            await self._wait(progress.get_seconds_left(pace, self._loop.time()))
         self._buffer += body[end + len(END) :]
         self._resume()
         size = dropped + end - dots
@@ -181,19 +218,27 @@ class Inlet:
         return Data(octets, size)
 
     async def read_chunk(self, size: int, *, into: Chunks, pace: Pace) -> None:
-        """The next `size` octets, whatever they are. The pace is that of the whole message."""
+        """The next `size` octets, whatever they are. The pace is that of the whole message; where it was too slow
+        by the time the chunk began, it does not help that the chunk has come. One that was waited for is not too late.
+        """
+        progress, has_waited = into.progress, False
         while True:
             octets = self._buffer[:size]
             del self._buffer[:size]
             size -= len(octets)
             into.add(octets)
             self._resume()
-            left = into.began + pace.grace + into.size / pace.rate - self._loop.time()
+            now = self._loop.time()
+            progress.add(len(octets), pace, now)
+            left = progress.get_seconds_left(pace, now)
+            if not size and (has_waited or left > 0):
+                return
+            if into.is_dropped:
+                progress.drop(into.limit, now)
             if left <= 0:
                 raise TimeoutError
-            if not size:
-                return
-            await self._wait(min(pace.silence, left))
+            await self._wait(left)
+            has_waited = True
 
     async def _wait(self, seconds: float) -> None:
         if self._ended:

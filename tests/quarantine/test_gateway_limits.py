@@ -12,7 +12,7 @@ from django.test import override_settings
 
 from filtering.evidence import PtrEvidence
 from portal.settings.environment import PROJECT
-from quarantine.gateway.inlet import Pace
+from quarantine.gateway.inlet import Pace, Progress
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.memory import Memory
 from quarantine.gateway.server import make_limits
@@ -338,6 +338,62 @@ def test_a_message_that_trickles_is_cut():  # W01
         client = gateway.open()
         client.talk(MAIL, RCPT, "DATA")
         assert trickle(client) == TOO_SLOW
+
+
+SLIDING = Pace(silence=5, grace=0.3, rate=1000, credit=0.3)
+
+
+def test_a_message_that_trickles_after_a_burst_is_cut():  # W01
+    with run_gateway(limits=Limits(pace=SLIDING)) as gateway:
+        client = gateway.open()
+        client.talk(MAIL, RCPT, "DATA")
+        client.send(b"x" * 1_000_000)
+        assert trickle(client) == TOO_SLOW
+        wait_until(lambda: gateway.services.memory.taken == 0)
+
+
+def test_a_chunk_that_trickles_after_a_burst_is_cut():  # W01
+    with run_gateway(limits=Limits(pace=SLIDING)) as gateway:
+        client = gateway.open()
+        client.talk(MAIL, RCPT)
+        client.send(b"BDAT 2000000\r\n" + b"x" * 1_000_000)
+        assert trickle(client) == TOO_SLOW
+
+
+@pytest.mark.parametrize("begin", ["DATA\r\n", "BDAT 2000000\r\n"])
+def test_a_message_that_is_dropped_is_read_for_some_time_only(begin):
+    limits = Limits(message_octets=1000, pace=Pace(silence=5, grace=0.3, rate=0.001))
+    with run_gateway(limits=limits) as gateway:
+        client = gateway.open()
+        client.talk(MAIL, RCPT)
+        client.send(begin.encode() + b"x" * 2000)
+        if begin == "DATA\r\n":
+            assert client.read_reply() == GO_AHEAD
+        assert trickle(client) == TOO_SLOW
+
+
+@pytest.mark.parametrize("begin", ["DATA\r\n", "BDAT 2000000\r\n"])
+def test_of_a_message_that_is_dropped_only_so_much_is_read(monkeypatch, begin):
+    monkeypatch.setattr("quarantine.gateway.inlet.DROPPED_OCTETS", 10_000)
+    with run_gateway(limits=Limits(message_octets=1000)) as gateway:
+        client = gateway.open()
+        client.talk(MAIL, RCPT)
+        client.send(begin.encode() + b"x" * 9000)
+        if begin == "DATA\r\n":
+            assert client.read_reply() == GO_AHEAD
+        client.send(b"x" * 2000)
+        assert client.read_reply() == TOO_SLOW
+        assert client.is_closed()
+
+
+def test_seconds_for_a_message():
+    pace, progress = Pace(silence=1000, grace=300, rate=500, credit=60), Progress(0)
+    progress.add(50_000, pace, 0)
+    assert progress.get_seconds_left(pace, 0) == 300  # early octets earn nothing
+    progress.add(5000, pace, 290)
+    assert progress.get_seconds_left(pace, 290) == 20
+    progress.add(10**6, pace, 300)
+    assert progress.get_seconds_left(pace, 300) == 60
 
 
 def test_a_command_that_trickles_is_cut():
