@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
+from filtering.evidence.addresses import name_client
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -53,7 +55,7 @@ class Examiners:
 
     def get_waiting_seconds(self, client: str) -> float:
         """How long the oldest message of this client has been waiting for a thread."""
-        queue = self._waiting.get(client)
+        queue = self._waiting.get(name_client(client))
         return time.monotonic() - queue[0].at if queue else 0.0
 
     @property
@@ -64,7 +66,7 @@ class Examiners:
 
     async def run(self, client: str, function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
         """The function's result, from a thread. Cancelled while it waits, it is not run."""
-        loop = asyncio.get_running_loop()
+        loop, client = asyncio.get_running_loop(), name_client(client)
         is_first = client not in self._waiting and not self._clients[client]
         job = _Job(client, lambda: function(*arguments), loop.create_future(), is_first)
         self._waiting.setdefault(client, deque()).append(job)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_CHARACTERS = 100
+CLIENT_BITS = 64  # of an IPv6 address: the rest is its owner's to choose
 AROUND = " \t\r\n.,;\"'<>()[]{}"
 NOWHERE = tuple(
     ipaddress.ip_network(net)
@@ -37,6 +39,17 @@ def read_address(text: str) -> Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+@lru_cache(maxsize=4096)  # asked for every piece of a message
+def name_client(text: str) -> str:
+    """By what a client is told from others where uses are counted: its IPv4 address, or the network of its IPv6 one;
+    what is no address stands for itself.
+    """
+    address = read_address(text)
+    if address is None or address.version == 4:
+        return str(address or text)
+    return str(ipaddress.ip_network(f"{address}/{CLIENT_BITS}", strict=False))
 
 
 def clean(text: str) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from allauth.account.adapter import get_adapter
 from django.core.cache import cache
 from django.http import HttpRequest
 from django_tenants.utils import get_public_schema_name, schema_context
 
-from filtering.evidence.addresses import read_address
-
-CLIENT_BITS = 64  # of an IPv6 address: the rest is its owner's to choose
+from filtering.evidence.addresses import name_client
 
 
 def use_up(name: str, *, times: int, seconds: int) -> bool:
@@ -29,8 +25,4 @@ def use_up(name: str, *, times: int, seconds: int) -> bool:
 
 def get_client(request: HttpRequest) -> str:
     """The client for whom uses are counted: an IPv4 address, or the network of an IPv6 one."""
-    stated = get_adapter().get_client_ip(request)
-    address = read_address(stated)
-    if address is None or address.version == 4:
-        return str(address or stated)
-    return str(ipaddress.ip_network(f"{address}/{CLIENT_BITS}", strict=False))
+    return name_client(get_adapter().get_client_ip(request))

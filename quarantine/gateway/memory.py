@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from filtering.evidence.addresses import name_client
+
 
 class Memory:
     """Room for `limit` octets at a time, of which one client may have `client_limit`.
@@ -21,7 +23,7 @@ class Memory:
 
     def has_room(self, client: str, octets: int) -> bool:
         """Whether a message of so many octets would find room now; without octets: whether any would."""
-        more = max(octets, 1)
+        client, more = name_client(client), max(octets, 1)
         alone = not self._clients[client] or self._clients[client] + more <= self._client_limit
         return not self.taken or (alone and self.taken + more <= self._limit)
 
@@ -35,6 +37,7 @@ class Memory:
             share.empty()
 
     def change(self, client: str, octets: int) -> None:
+        client = name_client(client)
         self.taken += octets
         self._clients[client] += octets
         if not self._clients[client]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from filtering.evidence import PtrEvidence
+from filtering.evidence.addresses import name_client
 from quarantine.gateway import replies
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.load import Load
@@ -61,7 +62,7 @@ class Services:
     def admit(self, session: Stoppable, ip: str) -> Reply | None:
         """Take note of a new connection; a reply means that it is to be turned away with it."""
         self.sessions.add(session)
-        self._clients[ip] += 1
+        self._clients[name_client(ip)] += 1
         if self.is_stopping:
             return replies.STOPPING
         if not self.is_ready:
@@ -75,11 +76,12 @@ class Services:
     def move(self, ip: str, stated: str) -> Reply | None:
         """A load balancer has said for whom a connection is; a reply means that it is to be turned away with it."""
         self._discount(ip)
-        self._clients[stated] += 1
+        self._clients[name_client(stated)] += 1
         return self._refuse_client(stated)
 
     def _refuse_client(self, ip: str) -> Reply | None:
-        if self._clients[ip] <= self.limits.client_connections or self.is_trusted(ip) or self.is_balancer(ip):
+        number = self._clients[name_client(ip)]
+        if number <= self.limits.client_connections or self.is_trusted(ip) or self.is_balancer(ip):
             return None
         return replies.TOO_MANY_CONNECTIONS
 
@@ -88,9 +90,10 @@ class Services:
         self._discount(ip)
 
     def _discount(self, ip: str) -> None:
-        self._clients[ip] -= 1
-        if self._clients[ip] <= 0:
-            del self._clients[ip]
+        client = name_client(ip)
+        self._clients[client] -= 1
+        if self._clients[client] <= 0:
+            del self._clients[client]
 
 
 @lru_cache(maxsize=4096)  # asked several times of each connection

@@ -282,6 +282,38 @@ def test_memory_up_to_the_limits():
     assert memory.taken == 0
 
 
+def test_an_ipv6_network_is_one_client():
+    memory = Memory(limit=100, client_limit=60)
+    with (
+        memory.share("2001:db8::1") as first,
+        memory.share("2001:db8::ffff:2") as second,
+        memory.share("2001:db8:0:1::1") as third,
+    ):
+        assert first.hold(40)
+        assert not second.hold(21)
+        assert not memory.has_room("2001:db8::3", 21)
+        assert third.hold(40)
+    assert not memory._clients
+
+
+def test_connections_of_an_ipv6_network_are_those_of_one_client():
+    with run_gateway(limits=Limits(client_connections=2)) as gateway:
+        gateway.services.balancer_networks = ("127.0.0.9/32",)
+        clients = [connect_for(gateway, f"2001:db8::{n}") for n in (1, 2, 3)]
+        assert [client.read_reply()[:4] for client in clients] == ["220 ", "220 ", "421 "]
+        assert connect_for(gateway, "2001:db8:0:1::1").read_reply()[:4] == "220 "
+        for client in clients[:2]:
+            client.close()
+        wait_until(lambda: len(gateway.services.sessions) == 1)
+        assert connect_for(gateway, "2001:db8::4").read_reply()[:4] == "220 "
+
+
+def connect_for(gateway, ip: str):
+    client = gateway.connect(greeting=False, source="127.0.0.9")
+    client.send(f"PROXY TCP6 {ip} 2001:db8::25 4000 25\r\n".encode())
+    return client
+
+
 def test_messages_in_hand_are_bounded_over_all_sessions():
     limits = Limits(octets_in_hand=100_000, client_octets=60_000)
     line = b"x" * 998 + b"\r\n"
