@@ -199,17 +199,24 @@ class Store:
 
     async def _write_for_ever(self) -> None:
         while True:
-            if self._closed_at is not None:
-                await asyncio.sleep(self._pause)
-                await self._probe()
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(IDLE_SECONDS):
-                    await self._wake.wait()
-            if self._is_suspected or not self._wake.is_set():
-                await self._probe()
-            else:
-                await self._write_next()
+            try:
+                await self._work()
+            except Exception as error:  # noqa: BLE001 - a fault of ours; without the writer nothing is ever stored
+                log.error("store_writer_fault error=%s", name_fault(error))
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _work(self) -> None:
+        if self._closed_at is not None:
+            await asyncio.sleep(self._pause)
+            await self._probe()
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_SECONDS):
+                await self._wake.wait()
+        if self._is_suspected or not self._wake.is_set():
+            await self._probe()
+        else:
+            await self._write_next()
 
     async def _write_next(self) -> None:
         batch = self._batch = self._take()
@@ -219,6 +226,10 @@ class Store:
         try:
             if not await self._write(batch):
                 self._close()
+        except Exception:
+            for item in batch:
+                item.fail()  # notes as well: they would fail again
+            raise
         finally:
             self._batch = []
             self._notes.extendleft(item for item in reversed(batch) if item.is_note and not item.done.done())

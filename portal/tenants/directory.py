@@ -293,7 +293,7 @@ class Directory:
         while True:
             try:
                 await self._listen()
-            except (Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, changes must be heard again
                 log.warning("directory_listener_lost error=%s", type(error).__name__)
             self.listening.clear()
             await asyncio.sleep(RECONNECT_SECONDS)

@@ -208,3 +208,24 @@ def test_an_answer_made_of_what_has_changed_meanwhile_is_not_remembered(monkeypa
         await pool.close()
 
     asyncio.run(run())
+
+
+def test_the_listener_survives_a_fault_of_whoever_is_called_back():
+    faults = [RuntimeError("x")]
+
+    def fail_once() -> None:
+        if faults:
+            raise faults.pop()
+
+    async def run() -> None:
+        pool = make_pool(name="test", max_size=2)
+        await pool.open()
+        directory = Directory(pool)
+        directory.on_public_change(fail_once)
+        await directory.start()
+        await asyncio.wait_for(directory.listening.wait(), 10)
+        assert not faults
+        await directory.close()
+        await pool.close()
+
+    asyncio.run(run())

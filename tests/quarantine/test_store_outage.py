@@ -146,6 +146,48 @@ def test_a_note_about_a_locked_provider_is_written_when_the_lock_is_gone():  # Q
     assert count()[0] == 1
 
 
+def test_a_fault_of_ours_fails_its_batch_and_the_writer_goes_on(monkeypatch, caplog):
+    async def work() -> None:
+        async with open_store() as (store, _):
+            await wait_until(lambda: not store._is_suspected)
+            write = store._write
+
+            async def fail_once(batch):
+                monkeypatch.setattr(store, "_write", write)
+                raise RuntimeError("of what the mail says")
+
+            monkeypatch.setattr(store, "_write", fail_once)
+            assert await keep_all(store, *filings) == [False, False]
+            assert await keep_all(store, *filings) == [True, True]
+
+    filings = [make_filing(), make_filing()]
+    asyncio.run(work())
+    assert count()[:2] == (2, 2)
+    assert "store_writer_fault error=RuntimeError" in caplog.text
+    assert "of what the mail says" not in caplog.text
+
+
+def test_a_look_at_locks_that_fails_ends_neither_the_look_nor_the_watch(monkeypatch):
+    async def work() -> None:
+        async with open_store(lock_seconds=0.3) as (store, _):
+            async with lock("sp_acme.quarantine_message"):
+                assert await keep_all(store, filing) == [False]
+                monkeypatch.setattr("quarantine.locks._is_locked", raise_fault)
+                await wait_until(lambda: not store._locks.schemas)
+                monkeypatch.undo()
+                assert await keep_all(store, filing) == [False]
+                assert store._locks.schemas == {"sp_acme"}
+            await wait_until(lambda: not store._locks.schemas)
+            assert await keep_all(store, filing) == [True]
+
+    filing = make_filing()
+    asyncio.run(work())
+
+
+async def raise_fault(*_: object) -> bool:
+    raise RuntimeError
+
+
 def test_a_read_only_database_closes_the_store_until_it_can_be_written_to():  # Q13
     async def work() -> None:
         async with open_store(connections=1) as (store, pool):
