@@ -100,6 +100,13 @@ def test_outlived_content_goes_in_bounded_batches_found_by_age(acme, monkeypatch
     for _ in range(4):
         keep(*BOTH, state=State.RELEASED, received_at=days_ago(31))
     with connection.cursor() as cursor, CaptureQueriesContext(connection) as captured:
+        cursor.execute(
+            "INSERT INTO quarantine_recipient"
+            " (message_id, address, mailbox_id, domain_id, received_at, state, action, category)"
+            " SELECT message_id, address, mailbox_id, domain_id, received_at, 'delivered', action, category"
+            " FROM quarantine_recipient, generate_series(1, 500)"
+        )
+        cursor.execute("ANALYZE quarantine_recipient")
         cursor.execute("SET LOCAL enable_seqscan = off")
         assert retention.drop_outlived() == 4
         query = next(entry["sql"] for entry in captured if "released.domain_id =" in entry["sql"])
