@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -256,12 +258,17 @@ def mount(place: Path, size: str) -> Iterator[bool]:
     is_mounted = done is not None and done.returncode == 0
     try:
         place.parent.chmod(0o755)
-        for parent in place.parent.parents[:2]:
+        for parent in takewhile(lambda parent: not is_shared(parent), place.parent.parents):
             parent.chmod(0o755)
         yield is_mounted
     finally:
         if is_mounted:
             subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def is_shared(directory: Path) -> bool:
+    """Whether it is everybody's, as /tmp is."""
+    return bool(directory.stat().st_mode & stat.S_ISVTX)
 
 
 def fill_disk(path: Path) -> None:
