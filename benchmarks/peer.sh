@@ -180,5 +180,5 @@ from django.db import connection
 with connection.cursor() as cursor:
     cursor.execute('SELECT state, count(*) FROM sp_bench.quarantine_recipient GROUP BY 1')
     print(dict(cursor.fetchall()))
-"), peer $(find "$dir/spool/hold" -type f | wc -l) of $(grep -c 'message-id=' "$dir/maillog")"
+"), peer $(find "$dir/spool/hold" -type f | wc -l) of $(grep -c ': client=' "$dir/maillog")"
 uptime
