@@ -19,6 +19,7 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1  # prctl(2), Linux only
 SERVER_PORTS = range(20000, 32000)
+_given: set[int] = set()  # by `find_free_port`, so that what is remembered of one server is never held of the next
 
 
 class StackError(Exception):
@@ -87,12 +88,16 @@ def find_package(name: str) -> Path:
 
 
 def find_free_port(wanted: int = 0) -> int:
-    """`wanted` where it is free on loopback, else another; below the range that outgoing connections take theirs of."""
+    """`wanted` where it is free on loopback, else another that this process was not given before; below the range that
+    outgoing connections take theirs of.
+    """
     tried = [wanted] if wanted else []
-    for port in [*tried, *(SERVER_PORTS[secrets.randbelow(len(SERVER_PORTS))] for _ in range(50)), 0]:
+    drawn = {SERVER_PORTS[secrets.randbelow(len(SERVER_PORTS))] for _ in range(50)} - _given
+    for port in [*tried, *drawn, 0]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
+                _given.add(found := int(probe.getsockname()[1]))
+                return found
     raise StackError("There is no free port on 127.0.0.1.")
