@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import ssl
 from itertools import count
 from typing import cast
 
@@ -16,7 +15,7 @@ from quarantine import metrics
 from quarantine.causes import Cause
 from quarantine.faults import name_fault
 from quarantine.gateway import replies
-from quarantine.gateway.inlet import Inlet, LineTooLongError
+from quarantine.gateway.inlet import ClientGoneError, ClientSilentError, Inlet, LineTooLongError
 from quarantine.gateway.proxy import BadHeaderError, read_header
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
@@ -136,12 +135,10 @@ class Connection(SMTP):
         refusal = self._services.admit(self, self._peer)
         try:
             self._ending = await self._converse(refusal or await self._meet())
-        except TimeoutError:
+        except ClientSilentError:
             self._ending = Cause.TIMEOUT, replies.TOO_SLOW
             self._send(replies.TOO_SLOW)
-        except ssl.SSLError:
-            self._ending = Cause.TLS_FAILED, None
-        except (EOFError, ConnectionError):
+        except ClientGoneError:
             pass
         except Exception as error:  # noqa: BLE001 - the edge of the session
             log.error("session_failed client=%s error=%s", self._peer, name_fault(error))
@@ -169,7 +166,7 @@ class Connection(SMTP):
         if self._services.is_balancer(self._peer):
             try:
                 stated = normalise_ip(await read_header(self._inlet, seconds=self._limits.proxy_seconds))
-            except (BadHeaderError, TimeoutError):
+            except (BadHeaderError, ClientSilentError, TimeoutError):
                 return replies.BAD_PROXY
             if stated and (refusal := self._move(stated)):
                 return refusal
@@ -234,7 +231,7 @@ class Connection(SMTP):
             if not self._has_told:
                 log.warning("deferred client=%s command=%s cause=%s", self._peer, name, type(error).__name__)
             self._has_told = True
-        except (TimeoutError, EOFError, ConnectionError):
+        except (ClientSilentError, ClientGoneError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is our fault and the sender comes again
             log.error("command_failed client=%s command=%s error=%s", self._peer, name, name_fault(error))
@@ -271,8 +268,13 @@ class Connection(SMTP):
 
     async def _drain(self) -> None:
         """Wait for a client that does not read our replies."""
-        async with asyncio.timeout(self._limits.command_seconds):
-            await self._drain_helper()  # type: ignore[attr-defined]
+        try:
+            async with asyncio.timeout(self._limits.command_seconds):
+                await self._drain_helper()  # type: ignore[attr-defined]
+        except TimeoutError as error:
+            raise ClientSilentError from error
+        except OSError as error:
+            raise ClientGoneError from error
 
     async def _start_tls(self) -> None:
         assert self._wire is not None  # noqa: S101 - the command came over it
@@ -281,13 +283,16 @@ class Connection(SMTP):
         await self._drain()
         self._inlet.clear()
         self._ending = Cause.TLS_FAILED, None  # should the handshake come to nothing
-        transport = await self._loop.start_tls(
-            self._wire,
-            self,
-            self._services.tls,
-            server_side=True,
-            ssl_handshake_timeout=self._limits.handshake_seconds,
-        )
+        try:
+            transport = await self._loop.start_tls(
+                self._wire,
+                self,
+                self._services.tls,
+                server_side=True,
+                ssl_handshake_timeout=self._limits.handshake_seconds,
+            )
+        except OSError as error:  # of TLS, of the connection, or of time
+            raise ClientGoneError from error
         assert transport  # noqa: S101 - it raises otherwise
         self._wire = self._inlet.transport = self.transport = transport
         self._tls = describe_tls(transport)

@@ -16,6 +16,14 @@ END = b"\r\n.\r\n"
 DOT = b"\r\n."  # that begins a line, and was put there (RFC 5321 4.5.2)
 
 
+class ClientSilentError(Exception):
+    """The client is too slow. No TimeoutError: those are of our own making."""
+
+
+class ClientGoneError(Exception):
+    """The client has hung up. No EOFError or ConnectionError: those are of our own making."""
+
+
 class LineTooLongError(ValueError):
     """A command line was longer than allowed; it has been read to its end and dropped."""
 
@@ -57,11 +65,11 @@ class Progress:
         self._earned = min(self._earned + octets / pace.rate, most)
 
     def drop(self, limit: int, now: float) -> None:
-        """Nothing of it is kept. Raises TimeoutError where it is so large that its end is not waited for."""
+        """Nothing of it is kept. Raises ClientSilentError where it is so large that its end is not waited for."""
         if self._dropped_at is None:
             self._dropped_at = now
         if self._size > max(limit * DROPPED_TIMES, DROPPED_OCTETS):
-            raise TimeoutError
+            raise ClientSilentError
 
     def get_seconds_left(self, pace: Pace, now: float) -> float:
         """For more of it to come; none is left, or less, to a client that is too slow. A message that is dropped is
@@ -111,8 +119,8 @@ def unstuff(body: bytearray) -> bytes:
 class Inlet:
     """A buffer between the socket and the session. The session waits in here and nowhere else for the client.
 
-    Waiting raises TimeoutError when the client is too slow, EOFError when it has hung up. `before_wait` is called
-    whenever the client has to be waited for: then the replies so far must be on their way.
+    Waiting raises ClientSilentError or ClientGoneError, and nothing else does. `before_wait` is called whenever the
+    client has to be waited for: then the replies so far must be on their way.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, before_wait: Callable[[], None]) -> None:
@@ -236,18 +244,20 @@ class Inlet:
             if into.is_dropped:
                 progress.drop(into.limit, now)
             if left <= 0:
-                raise TimeoutError
+                raise ClientSilentError
             await self._wait(left)
             has_waited = True
 
     async def _wait(self, seconds: float) -> None:
         if self._ended:
-            raise EOFError
+            raise ClientGoneError
         self._before_wait()
         self._waiter = self._loop.create_future()
         try:
             async with asyncio.timeout(seconds):
                 await self._waiter
+        except TimeoutError as error:
+            raise ClientSilentError from error
         finally:
             self._waiter = None
 

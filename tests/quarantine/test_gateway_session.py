@@ -276,6 +276,19 @@ def test_a_fault_of_ours_is_temporary_and_tells_nothing(gateway, monkeypatch, ca
     assert list_rows() == [("bob@alpha.test", "delivering")]
 
 
+@pytest.mark.parametrize("fault", [TimeoutError, EOFError, ConnectionResetError])
+def test_a_wait_of_ours_that_fails_is_not_held_against_the_client(gateway, monkeypatch, fault):  # D41
+    async def fail(*_, **__):
+        raise fault
+
+    client = gateway.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.services.recipients, "find", fail)
+        assert client.talk(MAIL, RCPT) == [SENDER_OK, TEMPORARY]
+    assert client.talk("RSET") == [OK]
+    assert client.mail(data=CLEAN).startswith("250 ")
+
+
 def test_a_directory_that_cannot_answer_is_temporary(gateway, monkeypatch):
     async def fail(*_, **__):
         raise DirectoryUnavailable
