@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 MAX_NAMES = 10  # PTR names that are looked at
 MAX_AT_ONCE = 2  # of them asked about
-NETWORK_BITS = {4: 24, 6: 48}  # an address's network is what one party is likely to hold
+IPV6_NETWORK_BITS = 48
 
 _HOST_NAME = re.compile(
     r"(?=.{4,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])\Z"
@@ -74,17 +74,20 @@ class _LookUp:
 
     def __init__(self, address: Address, resolver: Resolver) -> None:
         self.address = address
-        self.client = str(ipaddress.ip_network((address, NETWORK_BITS[address.version]), strict=False))
+        self.client = name_network(address)
         self.resolver = resolver
         self.is_new = self.is_stale = False
         self.places = asyncio.Semaphore(MAX_AT_ONCE)
 
     async def ask(self, name: str, kind: str) -> Answer:
-        async with self.places:
-            answer = await self.resolver.ask(name, kind, client=self.client)
+        answer = await self.resolver.ask(name, kind, client=self.client)
         self.is_new |= answer.is_new
         self.is_stale |= answer.is_stale
         return answer
+
+    async def ask_in_turn(self, name: str, kind: str) -> Answer:
+        async with self.places:
+            return await self.ask(name, kind)
 
     async def decide(self) -> PtrEvidence:
         reverse = await self.ask(self.address.reverse_pointer, "PTR")
@@ -103,7 +106,7 @@ class _LookUp:
         kind = "A" if self.address.version == 4 else "AAAA"
         answers = [await self.ask(names[0], kind)]
         if not self.leads_back(answers[0]):
-            answers += await asyncio.gather(*(self.ask(name, kind) for name in names[1:]))
+            answers += await asyncio.gather(*(self.ask_in_turn(name, kind) for name in names[1:]))
         for name, answer in zip(names, answers, strict=False):
             if self.leads_back(answer):
                 return PtrEvidence(PtrStatus.OK, name, detail="stale" if self.is_stale else "")
@@ -113,4 +116,13 @@ class _LookUp:
         return PtrEvidence(PtrStatus.MISMATCH, names[0], detail="no name leads back")
 
     def leads_back(self, answer: Answer) -> bool:
+        if self.address.version == 4:
+            return str(self.address) in answer.records
         return any(self.address == ipaddress.ip_address(record) for record in answer.records)
+
+
+def name_network(address: Address) -> str:
+    """The network of an address that one party is likely to hold: /24, or /48 of IPv6."""
+    if address.version == 4:
+        return f"{str(address).rpartition('.')[0]}.0/24"
+    return str(ipaddress.ip_network((address, IPV6_NETWORK_BITS), strict=False))

@@ -13,8 +13,7 @@ import logging
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
@@ -22,12 +21,12 @@ import dns.exception
 import dns.name
 import dns.rcode
 import dns.rdatatype
-import dns.rrset
-from dns.message import ChainingResult
+from dns.message import ChainingResult, QueryMessage
 
 from filtering.evidence.breaker import Breaker
 from filtering.evidence.dns_cache import TtlCache
-from filtering.evidence.dns_client import DnsClient, NoAnswerError, Reply, Server, list_system_servers
+from filtering.evidence.dns_client import DnsClient, NoAnswerError, Server, list_system_servers, make_question
+from filtering.evidence.dns_wire import PlainAnswer
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ RECORD_OCTETS = 60
 
 PARTY_BITS = 32  # of IPv6: what one holder of addresses is given; networks of /48 he has as many as he likes
 
-CONTROL = dns.name.from_text("in-addr.arpa.")  # has a SOA record wherever DNS works
+CONTROL = make_question("in-addr.arpa.", dns.rdatatype.SOA)  # has a record wherever DNS works
 CONTROL_SECONDS = 1.0  # that a server is trusted after it has given a name
 WATCH_SECONDS = 10.0  # between looks after the servers
 DEAD_SECONDS = 20.0  # without any name, and the servers are dead
@@ -76,8 +75,9 @@ def _fail(detail: str) -> Answer:
 
 def get_party(client: str) -> str:
     """Who is answerable for a client's network such as 192.0.2.0/24 or 2001:db8:1::/48."""
-    net = ipaddress.ip_network(client)
-    return str(net) if net.version == 4 else str(net.supernet(new_prefix=PARTY_BITS))
+    if ":" not in client:
+        return client
+    return str(ipaddress.ip_network(client).supernet(new_prefix=PARTY_BITS))
 
 
 class Resolver:
@@ -166,16 +166,20 @@ class Resolver:
         self.cache.keep(question, kept, octets=octets, seconds=answer.seconds, stale_seconds=stale_seconds)
 
     async def _resolve(self, question: Question, ends: float) -> Answer:
-        kind = dns.rdatatype.from_text(question[1])
+        name: str | dns.name.Name = question[0]
+        kind = dns.rdatatype.RdataType[question[1]]
         try:
-            name = dns.name.from_text(question[0])
             for _ in range(MAX_ALIASES):
-                reply = await self._client.ask(name, kind, seconds=ends - time.monotonic())
-                found = reply.message.resolve_chaining()
+                reply = await self._client.ask(make_question(name, kind), seconds=ends - time.monotonic())
+                if isinstance(reply.said, PlainAnswer):
+                    return self._note_records(kind, reply.said, reply.server)
+                found = reply.said.resolve_chaining()
                 if found.answer is not None:
-                    return self._read_records(found.answer, found.minimum_ttl, reply.server)
-                if found.canonical_name == name or reply.message.rcode() == dns.rcode.NXDOMAIN:
-                    return await self._read_absence(found, reply, ends)
+                    records = tuple(record.to_text() for record in found.answer)
+                    return self._note_records(kind, PlainAnswer(records, found.minimum_ttl), reply.server)
+                asked = reply.said.question[0].name
+                if found.canonical_name == asked or reply.said.rcode() == dns.rcode.NXDOMAIN:
+                    return await self._read_absence(found, reply.said, reply.server, ends)
                 name = found.canonical_name
         except NoAnswerError as error:
             return _fail(str(error))
@@ -183,16 +187,15 @@ class Resolver:
             return _fail("malformed answer")
         return _fail("too many aliases")
 
-    def _read_records(self, found: dns.rrset.RRset, ttl: int, server: Server) -> Answer:
-        if found.rdtype == dns.rdatatype.PTR:
+    def _note_records(self, kind: dns.rdatatype.RdataType, found: PlainAnswer, server: Server) -> Answer:
+        if kind == dns.rdatatype.PTR:
             self._trust(server)
-        records = tuple(record.to_text() for record in found)
-        return Answer(records, seconds=min(max(ttl, MIN_TTL_SECONDS), MAX_TTL_SECONDS))
+        return Answer(found.records, seconds=min(max(found.ttl, MIN_TTL_SECONDS), MAX_TTL_SECONDS))
 
-    async def _read_absence(self, found: ChainingResult, reply: Reply, ends: float) -> Answer:
-        if not await self._is_trusted(reply.server, ends):
+    async def _read_absence(self, found: ChainingResult, said: QueryMessage, server: Server, ends: float) -> Answer:
+        if not await self._is_trusted(server, ends):
             return _fail("unconfirmed absence")
-        detail = "NXDOMAIN" if reply.message.rcode() == dns.rcode.NXDOMAIN else "no such record"
+        detail = "NXDOMAIN" if said.rcode() == dns.rcode.NXDOMAIN else "no such record"
         return Answer(detail=detail, seconds=min(max(found.minimum_ttl, MIN_TTL_SECONDS), MAX_ABSENT_SECONDS))
 
     def _trust(self, server: Server) -> None:
@@ -213,8 +216,8 @@ class Resolver:
     async def _check(self, server: Server | None = None) -> bool:
         """Ask this server, or any, for what is certain to be there."""
         try:
-            reply = await self._client.ask(CONTROL, dns.rdatatype.SOA, seconds=self.deadline, only=server)
-            if reply.message.resolve_chaining().answer is not None:
+            reply = await self._client.ask(CONTROL, seconds=self.deadline, only=server)
+            if isinstance(reply.said, PlainAnswer) or reply.said.resolve_chaining().answer is not None:
                 self._trust(reply.server)
                 return True
         except (NoAnswerError, dns.exception.DNSException, ValueError):
@@ -244,26 +247,59 @@ class _Slots:
         self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._slow: OrderedDict[str, float] = OrderedDict()  # by party: until when
 
-    @asynccontextmanager
-    async def take(self, client: str, party: str, seconds: float) -> AsyncIterator[None]:
-        """A place for a question. Raises TimeoutError where there is none within so many seconds."""
+    def take(self, client: str, party: str, seconds: float) -> _Place:
+        """A place for a question, to enter. Raises TimeoutError where there is none within so many seconds."""
         own = self._own.get(client)
         if own is None:
             own = self._own[client] = asyncio.Semaphore(MAX_QUESTIONS_OF_ONE if client else MAX_QUESTIONS)
-        async with asyncio.timeout(seconds) as waiting, own:
-            is_slow = self._slow.get(party, 0.0) > self._clock()
-            async with self._half if is_slow else nullcontext(), self._all:
-                waiting.reschedule(None)
-                timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._note_slow, party)
-                try:
-                    yield
-                finally:
-                    timer.cancel()
+        return _Place(self, own, party, seconds)
 
-    def _note_slow(self, party: str) -> None:
+    async def hold(self, own: asyncio.Semaphore, party: str, held: list[asyncio.Semaphore]) -> None:
+        """Acquire what a question needs, and note it in `held`; waits where something is used up."""
+        await own.acquire()
+        held.append(own)
+        for shared in (self._half, self._all) if self._slow.get(party, 0.0) > self._clock() else (self._all,):
+            await shared.acquire()
+            held.append(shared)
+
+    def has_room(self, own: asyncio.Semaphore) -> bool:
+        return not (own.locked() or self._half.locked() or self._all.locked())
+
+    def note_slow(self, party: str) -> None:
         if not party:
             return
         self._slow[party] = self._clock() + SLOW_MEMORY_SECONDS
         self._slow.move_to_end(party)
         if len(self._slow) > MAX_SLOW:
             self._slow.popitem(last=False)
+
+
+class _Place:
+    """One of the slots, for as long as it is entered."""
+
+    __slots__ = ("_held", "_own", "_party", "_seconds", "_slots", "_timer")
+
+    def __init__(self, slots: _Slots, own: asyncio.Semaphore, party: str, seconds: float) -> None:
+        self._slots, self._own, self._party, self._seconds = slots, own, party, seconds
+        self._held: list[asyncio.Semaphore] = []
+
+    async def __aenter__(self) -> None:
+        slots, own, party = self._slots, self._own, self._party
+        try:
+            if slots.has_room(own):  # a deadline has its price, and nothing will be waited for
+                await slots.hold(own, party, self._held)
+            else:
+                async with asyncio.timeout(self._seconds):
+                    await slots.hold(own, party, self._held)
+        except BaseException:
+            self._release()
+            raise
+        self._timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, slots.note_slow, party)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._release()
+
+    def _release(self) -> None:
+        for semaphore in self._held:
+            semaphore.release()
