@@ -11,26 +11,28 @@ import contextlib
 import logging
 import re
 import secrets
-import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from quarantine.delivery.dial import dial
 from quarantine.delivery.names import Names
-from quarantine.delivery.server import PLAIN_SECONDS, Server
-from quarantine.delivery.smtp import ConnectError, Connection, LostError, Patience, Reply, TlsError, connect
+from quarantine.delivery.server import Server
+from quarantine.delivery.smtp import ConnectError, Connection, LostError, Patience, Reply
 from quarantine.faults import name_fault
 
 log = logging.getLogger(__name__)
 
-SECONDS = 10.0  # for an answer, waiting for one's turn included
+SECONDS = 10.0  # for an answer, waiting for one's turn included; so long may calling, and asking, take as well
 PATIENCE = Patience(connect=6, handshake=6, command=SECONDS)
+LOST_IN_A_ROW = 3  # questions that got no answer, after which the server counts as down
 FIRST_PAUSE_SECONDS = 5.0  # after a server could not be asked; then 10, 20, ...
 LONGEST_PAUSE_SECONDS = 60.0
 CONNECTIONS = 4  # to one server, once it has answered; until then one
 CONVERSATIONS = 100  # at a time, with all servers together
 WAITING = 200  # questions for one server; those over it are not asked
-IDLE_SECONDS = 2.0  # that a connection is kept for the next question
+KEPT = 100  # connections to all servers together, for the next question
+IDLE_SECONDS = 2.0  # that each is kept
 QUESTIONS_A_CONNECTION = 100
 STOPPING = "the gateway is being restarted"
 
@@ -60,12 +62,19 @@ class Answer:
 class Question:
     address: str
     try_all: bool  # also whether the server takes every address
-    deadline: float  # of the event loop's clock
+    obstacle: str = "too many questions for this mail server are waiting"  # why there is no answer yet
     answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def settle(self, answer: Answer) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
+
+    def give_up(self, obstacle: str) -> None:
+        self.settle(Answer(Word.UNCLEAR, obstacle))
+
+
+class LateError(Exception):
+    """A server that had greeted us gave no answer to a question."""
 
 
 class Callout:
@@ -76,15 +85,20 @@ class Callout:
         self.seconds = seconds
         self.names = Names()
         self.room = asyncio.Semaphore(CONVERSATIONS)
+        self.kept = 0
         self._lines: dict[tuple[str, int], Line] = {}
 
     async def ask(self, host: str, port: int, address: str, *, try_all: bool) -> Answer:
         """Whether the server has the mailbox; unclear where that is not known in time. Never raises for its faults."""
         if (host, port) not in self._lines:
             self._lines[host, port] = Line(self, AskedServer(host, port))
-        question = Question(address, try_all, asyncio.get_running_loop().time() + self.seconds)
+        question = Question(address, try_all)
         self._lines[host, port].put(question)
-        return await question.answer
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await question.answer
+        except TimeoutError:
+            return Answer(Word.UNCLEAR, question.obstacle)
 
     async def close(self) -> None:
         workers = [worker for line in self._lines.values() for worker in line.workers]
@@ -114,10 +128,12 @@ class Line:
 
     def put(self, question: Question) -> None:
         """Have it asked; or settle it at once where the server is down or has enough of them."""
+        while self.questions and self.questions[0].answer.done():
+            self.questions.popleft()  # nobody waits for it any more
         if self.server.is_blocked():
-            question.settle(Answer(Word.UNCLEAR, self.server.down))
+            question.give_up(self.server.down)
         elif len(self.questions) >= WAITING:
-            question.settle(Answer(Word.UNCLEAR, "too many questions for this mail server are waiting"))
+            question.give_up(question.obstacle)
         else:
             self.questions.append(question)
             self._new.set()
@@ -150,6 +166,7 @@ class Line:
     async def _take(self, connection: Connection | None) -> Question | None:
         """The next question; None when there was none for a while."""
         self.idle += 1
+        self.callout.kept += connection is not None
         try:
             async with asyncio.timeout(IDLE_SECONDS if connection else 0):
                 while not self.questions:
@@ -160,6 +177,7 @@ class Line:
             return None
         finally:
             self.idle -= 1
+            self.callout.kept -= connection is not None
 
     async def _handle(self, question: Question, connection: Connection | None) -> Connection | None:
         """Settle one question, whatever happens. While the server is down nobody else asks meanwhile. Returns the
@@ -168,71 +186,75 @@ class Line:
         self.server.probing = bool(self.server.down)
         try:
             return await self._put_to_server(question, connection)
-        except (ConnectError, LostError) as error:
+        except ConnectError as error:
             self._note_down(question, str(error))
+        except (LateError, LostError) as error:
+            self._note_lost(question, str(error))
         except Exception as error:  # noqa: BLE001 - the edge of a question
             log.error("callout_failed server=%s error=%s", self.server, name_fault(error))
-            question.settle(Answer(Word.UNCLEAR, "a fault of ours"))
+            question.give_up("a fault of ours")
         finally:
             self.server.probing = False
-            question.settle(Answer(Word.UNCLEAR, STOPPING))
+            question.give_up(STOPPING)
         return None
 
     async def _put_to_server(self, question: Question, connection: Connection | None) -> Connection | None:
-        began = False
-        try:
-            async with asyncio.timeout_at(question.deadline), self.callout.room:
-                began = True
-                return await self._ask(question, connection)
-        except TimeoutError:
-            if began:
-                raise ConnectError(f"{self.server} gives no answer in time") from None
-            question.settle(Answer(Word.UNCLEAR, "too many questions to mail servers are waiting"))
-            return connection
-
-    async def _ask(self, question: Question, connection: Connection | None) -> Connection | None:
         """Ask on the kept connection; on a new one where the server has closed that meanwhile."""
-        if connection:
-            with contextlib.suppress(LostError, ConnectError):
-                return await self._converse(question, connection)
-        return await self._converse(question, await self._connect())
+        question.obstacle = "too many questions to mail servers are waiting"
+        async with self.callout.room:
+            if question.answer.done():  # nobody waits for it any more
+                return connection
+            question.obstacle = f"{self.server} gives no answer in time"
+            if connection:
+                with contextlib.suppress(LostError, ConnectError):
+                    return await self._converse(question, connection)
+            return await self._converse(question, await self._connect())
 
     async def _converse(self, question: Question, connection: Connection) -> Connection | None:
-        answer, last = await examine(connection, question)
+        """Cut short, it leaves no connection of which a reply is still to come."""
+        try:
+            async with asyncio.timeout(self.callout.seconds):
+                answer, last = await examine(connection, question)
+        except TimeoutError:
+            raise LateError(question.obstacle) from None
         if self.server.note_alive():
             log.info("callout_server_back server=%s", self.server)
         self.server.note_progress()
         question.settle(replace(answer, by_server=True))
-        await connection.begin_anew(last)
-        if connection.usable and connection.sent < QUESTIONS_A_CONNECTION:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.callout.seconds):
+                await connection.begin_anew(last)
+        if connection.usable and connection.sent < QUESTIONS_A_CONNECTION and self.callout.kept < KEPT:
             return connection
         await connection.close()
         return None
 
     async def _connect(self) -> Connection:
-        server = self.server
-        addresses = await self.callout.names.get_addresses(server.host, server.port)
+        callout = self.callout
         try:
-            return await self._greet(addresses, tls=time.monotonic() >= server.plain_until)
-        except TlsError:
-            server.plain_until = time.monotonic() + PLAIN_SECONDS
-            return await self._greet(addresses, tls=False)
+            async with asyncio.timeout(callout.seconds):
+                return await dial(self.server, callout.names, hostname=callout.hostname, patience=PATIENCE)
+        except TimeoutError:
+            raise ConnectError(f"{self.server} gives no answer in time") from None
 
-    async def _greet(self, addresses: tuple[str, ...], *, tls: bool) -> Connection:
-        host, port, hostname = self.server.host, self.server.port, self.callout.hostname
-        return await connect(host, port, addresses, hostname=hostname, tls=tls, patience=PATIENCE)
+    def _note_lost(self, question: Question, reason: str) -> None:
+        """One question may be one that the server does not like to be asked; several in a row are not."""
+        self.server.lost += 1
+        if self.server.down or self.server.lost >= LOST_IN_A_ROW:
+            self._note_down(question, reason)
+        question.give_up(reason)
 
     def _note_down(self, question: Question, reason: str) -> None:
         """Everybody who waits for this server is told; it is left in peace for a while."""
         if not self.server.down:
             log.warning("callout_server_down server=%s", self.server)
         self.server.note_down(reason)
-        question.settle(Answer(Word.UNCLEAR, reason))
+        question.give_up(reason)
         self._refuse(reason)
 
     def _refuse(self, reason: str) -> None:
         while self.questions:
-            self.questions.popleft().settle(Answer(Word.UNCLEAR, reason))
+            self.questions.popleft().give_up(reason)
 
 
 async def examine(connection: Connection, question: Question) -> tuple[Answer, Reply]:

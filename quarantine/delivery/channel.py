@@ -13,21 +13,12 @@ import psycopg
 
 from quarantine import metrics
 from quarantine.delivery.desk import Desk
+from quarantine.delivery.dial import dial
 from quarantine.delivery.letter import ContentDamagedError, ContentGoneError, Letter, pack
 from quarantine.delivery.names import Names
 from quarantine.delivery.outcome import decide
-from quarantine.delivery.server import PLAIN_SECONDS, Server
-from quarantine.delivery.smtp import (
-    PATIENT,
-    ConnectError,
-    Connection,
-    LostError,
-    Patience,
-    Reply,
-    Stage,
-    TlsError,
-    connect,
-)
+from quarantine.delivery.server import Server
+from quarantine.delivery.smtp import PATIENT, ConnectError, Connection, LostError, Patience, Reply, Stage
 from quarantine.faults import name_fault
 
 log = logging.getLogger(__name__)
@@ -254,33 +245,16 @@ class Channel:
 
     async def _connect(self) -> Connection:
         """A connection. One at a time while the server is down. Raises ConnectError."""
-        server = self.server
+        server, manner = self.server, self.manner
         if server.is_blocked():
             raise NotTriedError
         server.probing = bool(server.down)
         try:
-            connection = await self._open()
+            connection = await dial(server, manner.names, hostname=manner.hostname, patience=manner.patience)
         finally:
             server.probing = False
         self.recovered = server.note_alive() or self.recovered
         return connection
-
-    async def _open(self) -> Connection:
-        server = self.server
-        addresses = await self.manner.names.get_addresses(server.host, server.port)
-        addresses = tuple(sorted(addresses, key=lambda address: address == server.avoid))
-        try:
-            return await self._greet(addresses, tls=time.monotonic() >= server.plain_until)
-        except TlsError as error:
-            log.warning("starttls_failed server=%s error=%s", server, str(error))
-            server.plain_until = time.monotonic() + PLAIN_SECONDS
-            return await self._greet(addresses, tls=False)
-
-    async def _greet(self, addresses: tuple[str, ...], *, tls: bool) -> Connection:
-        manner, server = self.manner, self.server
-        return await connect(
-            server.host, server.port, addresses, hostname=manner.hostname, tls=tls, patience=manner.patience
-        )
 
     def _note_lost(self, letter: Letter, error: LostError) -> None:
         self.server.lost += 1

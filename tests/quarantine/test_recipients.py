@@ -378,6 +378,77 @@ def test_a_server_that_is_down_is_left_in_peace(asking, server, monkeypatch):
     assert server.connections == 1
 
 
+TARPIT = Reply("250 2.1.5 at last", after=2)
+
+
+@pytest.fixture
+def unforgiving(asking, monkeypatch) -> RunningGateway:
+    """A server that counts as down is asked nothing more for as long as a test lasts."""
+    monkeypatch.setattr(callout, "FIRST_PAUSE_SECONDS", 60.0)
+    monkeypatch.setattr(callout, "LONGEST_PAUSE_SECONDS", 60.0)
+    return asking
+
+
+def test_a_question_that_gets_no_answer_in_time_is_its_own_askers_alone(unforgiving, server):
+    """What the server says of it too late is not taken for an answer to the next question."""
+    server.off("RCPT")
+    server.on("RCPT", lambda line: TARPIT if "slow" in line else answer_rcpt(line))
+    for number in range(callout.LOST_IN_A_ROW + 1):
+        names = ("new", f"slow{number}", f"guess{number}", "newer")
+        assert ask(unforgiving, *(f"{name}@alpha.test" for name in names)) == [
+            RECIPIENT_OK,
+            NOT_VERIFIED,
+            UNKNOWN_MAILBOX,
+            RECIPIENT_OK,
+        ]
+
+
+def test_a_question_that_the_server_hangs_up_on_is_its_own_askers_alone(unforgiving, server):
+    server.off("RCPT")
+    server.on("RCPT", lambda line: CLOSE if "odd" in line else answer_rcpt(line))
+    replies = ask(unforgiving, "odd@alpha.test", "new@alpha.test", "odder@alpha.test", "nobody@alpha.test")
+    assert replies == [NOT_VERIFIED, RECIPIENT_OK, NOT_VERIFIED, UNKNOWN_MAILBOX]
+
+
+def test_a_server_that_answers_no_question_of_several_in_a_row_is_down(unforgiving, server):
+    server.off("RCPT")
+    server.on("RCPT", TARPIT)
+    guesses = [f"guess{number}@alpha.test" for number in range(callout.LOST_IN_A_ROW + 3)]
+    assert ask(unforgiving, *guesses) == [NOT_VERIFIED] * len(guesses)
+    assert list_asked(server) == guesses[: callout.LOST_IN_A_ROW]
+
+
+def test_a_server_that_is_slow_once_it_has_answered_is_not_down(unforgiving, server, monkeypatch):
+    monkeypatch.setattr(callout, "CONNECTIONS", 1)
+    server.on("RSET", Reply("250 2.0.0 at last", after=30))
+    assert ask(unforgiving, "new@alpha.test") == [RECIPIENT_OK]
+    wait_until(lambda: ask(unforgiving, "newer@alpha.test") == [RECIPIENT_OK])
+    assert server.connections > 1  # none that still owes a reply is used again
+
+
+def test_who_waits_behind_slow_questions_is_answered_in_time_and_asked_for_no_more(unforgiving, server, monkeypatch):
+    monkeypatch.setattr(callout, "CONNECTIONS", 1)
+    unforgiving.services.recipients._callout.seconds = 2.0
+    server.off("RCPT")
+    server.on("RCPT", Reply("250 2.1.5 at last", after=10))
+    with ThreadPoolExecutor(8) as threads:
+        names = [f"slow{number}@alpha.test" for number in range(8)]
+        assert list(threads.map(lambda name: ask(unforgiving, name), names)) == [[NOT_VERIFIED]] * 8
+    server.off("RCPT")
+    assert len(list_asked(server)) < callout.LOST_IN_A_ROW
+    wait_until(lambda: ask(unforgiving, "new@alpha.test") == [RECIPIENT_OK])
+
+
+def test_connections_kept_for_the_next_question_are_bounded(asking, server, monkeypatch):
+    monkeypatch.setattr(callout, "KEPT", 1)
+    monkeypatch.setattr(callout, "IDLE_SECONDS", 60.0)
+    with Sink() as other:
+        choose("callout", asking, domain="beta.test", server_port=other.port)
+        ask(asking, "new@alpha.test", "nobody@beta.test", "nobody@alpha.test")
+        other.wait_for(lambda: "QUIT" in other.commands)
+    assert "QUIT" not in server.commands
+
+
 def test_a_dead_server_delays_nobody_else(asking, server):
     """Alpha's server says nothing for as long as it likes; beta's is asked meanwhile."""
     with Sink() as silent:
