@@ -11,7 +11,6 @@ from django.db import OperationalError
 
 from portal.settings import choose
 
-
 BROKEN_PIPE = 141  # as a shell has it of a command that SIGPIPE ended
 
 

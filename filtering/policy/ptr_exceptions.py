@@ -6,12 +6,14 @@ The gateways hear of every change by NOTIFY, and look at the time of each messag
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from datetime import timedelta
 
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from filtering.evidence.addresses import clean, is_public, read_address
+from portal.tenants.models import MailDomain
 from portal.tenants.people.models import PtrException
 from portal.tenants.provisioning import ProvisioningError
 
@@ -85,3 +87,10 @@ def grant(network: str, *, domain_id: int | None, days: int, reason: str, by: st
 def end(rows: QuerySet[PtrException], *, by: str) -> int:
     """End those of the rows that are in force; how many these were."""
     return rows.filter(is_in_force()).update(ended_by=by, ended_at=timezone.now())
+
+
+def name_scopes(rows: Iterable[PtrException]) -> dict[int | None, str]:
+    """For whom the rows hold, in words, by their `domain_id`: asks for the domains that they name and for no others."""
+    wanted = {row.domain_id for row in rows}
+    names = dict(MailDomain.objects.filter(pk__in=wanted - {None}).values_list("pk", "name"))
+    return {pk: "all domains" if pk is None else names.get(pk, "a removed domain") for pk in wanted}

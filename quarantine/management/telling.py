@@ -136,10 +136,12 @@ def list_message_lines(told: dict[str, Any]) -> Iterator[str]:
     """The history of one message, for people."""
     yield f"{told['kind']} at {told['provider']}, received {told['received_at']}"
     yield from list_connection_lines(told)
-    yield f"  sender     <{told['sender']}>  from {told['from']}"
-    yield f"  subject    {told['subject']}"
-    yield f"  Message-ID {told['message_id']}"
-    yield f"  content    {told['size']} octets, SHA-256 {told['sha256']}"
+    yield f"  sender     <{told['sender']}>"
+    for label, name in (("from", "from"), ("subject", "subject"), ("Message-ID", "message_id")):
+        if told[name]:  # of mail that was refused before it was sent nothing is known
+            yield f"  {label:<10} {told[name]}"
+    if told["size"]:
+        yield f"  content    {told['size']} octets, SHA-256 {told['sha256']}"
     for recipient in told["recipients"]:
         yield from list_recipient_lines(recipient)
     yield from list_reply_lines(told["replies"])

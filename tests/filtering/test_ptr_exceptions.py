@@ -15,7 +15,7 @@ from django_tenants.utils import schema_context
 from filtering.evidence import PtrEvidence, PtrStatus
 from filtering.pipeline import judge, judge_client
 from filtering.policy import ptr_exceptions
-from filtering.policy.ptr_exceptions import end, grant, parse_network
+from filtering.policy.ptr_exceptions import end, grant, name_scopes, parse_network
 from filtering.policy.values import PtrException as Exception_
 from filtering.policy.values import ReleasePolicy
 from filtering.verdict import Action, Category
@@ -224,11 +224,32 @@ def test_the_operators_list_is_read_on_a_terminal(db):
         grant(IP, domain_id=None, days=1, reason="\x1b[2Jmoving", by="alice@acme.test")
     output = StringIO()
     call_command("ptr_exception", "list", "acme", stdout=output)
-    first, last = output.getvalue().splitlines()
-    assert f"  {IP}  all domains  " in first
-    assert "alice@acme.test" in first
+    head, first, last = output.getvalue().splitlines()
+    assert head.split("  ")[0] == "number"
+    for label, value in (("network", IP), ("domain", "all domains"), ("created by", "alice@acme.test")):
+        assert first[head.index(label) :].startswith(value)  # each below its label
+    assert "ended" not in head
     assert "\x1b" not in first
-    assert last == "1 exceptions."
+    assert last == "1 exception. Times are UTC."
+    with schema_context("sp_acme"):
+        grant("192.0.3.1", domain_id=None, days=1, reason="x", by="alice@acme.test")
+        end(PtrException.objects.filter(network=IP), by="olga")
+    output = StringIO()
+    call_command("ptr_exception", "list", "acme", "--all", stdout=output)
+    head, first, second, last = output.getvalue().splitlines()
+    assert first[head.index("ended by") :].startswith("olga")
+    assert second[head.index("ended by") :].startswith(" ")
+    assert last == "2 exceptions. Times are UTC."
+
+
+def test_a_list_asks_for_the_domains_that_it_names_only(db, django_assert_num_queries):
+    with schema_context("sp_acme"):
+        alpha = MailDomain.objects.get(name="alpha.test").pk
+        made = [grant(IP, domain_id=pk, days=1, reason="x", by="alice@acme.test") for pk in (alpha, None)]
+        made.append(PtrException(domain_id=0))
+        with django_assert_num_queries(1) as asked:
+            assert name_scopes(made) == {alpha: "alpha.test", None: "all domains", 0: "a removed domain"}
+        assert "WHERE" in asked[0]["sql"]
 
 
 @pytest.mark.parametrize(

@@ -194,10 +194,22 @@ def test_trace_of_one_is_its_whole_history(capsys, history):
         "refused         x@beta.test  no such mailbox",
     ):
         assert text in told
+    assert f"content    {message.size} octets, SHA-256 {bytes(message.sha256).hex()}" in told
     told = call(capsys, "trace", history["none"])
     assert "PTR        none  (41 ms)" in told
     assert "relay_denied: the domain is not ours" in told
     assert "said       MAIL FROM:<ann@far.test>: 250 2.1.0 ok" in told
+
+
+def test_trace_says_nothing_of_the_content_of_mail_that_was_never_sent(capsys, history):
+    with schema_context("sp_acme"):
+        Message.objects.filter(trace_id=history["refused"]).update(
+            size=0, sha256=None, header_from="", subject="", message_id=""
+        )
+    told = call(capsys, "trace", "x@beta.test")
+    assert "  sender     <ben@far.test>\n" in told
+    for label in ("content", "from", "subject", "Message-ID"):
+        assert f"\n  {label} " not in told
 
 
 def test_trace_looks_only_so_far_back_where_it_has_to_look_through_everything(capsys, history):

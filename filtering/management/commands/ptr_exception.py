@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.template.defaultfilters import pluralize
 from django_tenants.utils import schema_context
 
 from filtering.evidence.text import make_safe
-from filtering.policy.ptr_exceptions import DAYS, end, grant, is_in_force
+from filtering.policy.ptr_exceptions import DAYS, end, grant, is_in_force, name_scopes
 from portal.tenants.management.provisioning_command import ProvisioningCommand
 from portal.tenants.models import ServiceProvider
 from portal.tenants.people.models import PtrException
 from portal.tenants.provisioning import ProvisioningError, get_provider
 
 MAX_ROWS = 1000
+COLUMNS = ("number", "network", "domain", "until", "created_at", "created_by", "ended_at", "ended_by", "reason")
 
 
 class Command(ProvisioningCommand):
@@ -45,22 +48,20 @@ class Command(ProvisioningCommand):
 
     def act(self, **options: Any) -> dict[str, Any]:
         provider = get_provider(options["provider"])
-        names = dict(provider.mail_domains.values_list("pk", "name"))
         with schema_context(provider.schema_name):
             if options["command"] == "grant":
-                return tell(grant_one(provider, options), names)
+                return tell_all([grant_one(provider, options)])[0]
             if options["command"] == "end":
-                return tell(end_one(options["number"], by=options["by"]), names)
+                return tell_all([end_one(options["number"], by=options["by"])])[0]
             rows = PtrException.objects.all() if options["all"] else PtrException.objects.filter(is_in_force())
-            return {"exceptions": [tell(row, names) for row in reversed(rows.order_by("-pk")[:MAX_ROWS])]}
+            return {"exceptions": tell_all(reversed(rows.order_by("-pk")[:MAX_ROWS]))}
 
     def write(self, made: dict[str, Any], *, is_json: bool) -> None:
         if is_json or "exceptions" not in made:
             super().write(made, is_json=is_json)
             return
-        for row in made["exceptions"]:
-            self.stdout.write("  ".join(make_safe(str(value), limit=400) for value in row.values() if value))
-        self.stdout.write(f"{len(made['exceptions'])} exceptions.")
+        for line in list_lines(made["exceptions"]):
+            self.stdout.write(line)
 
 
 def grant_one(provider: ServiceProvider, options: dict[str, Any]) -> PtrException:
@@ -81,12 +82,18 @@ def end_one(number: int, *, by: str) -> PtrException:
     return rows.get()
 
 
-def tell(row: PtrException, names: dict[int, str]) -> dict[str, Any]:
-    """One exception: which, for whom, until when, and who did what."""
+def tell_all(rows: Iterable[PtrException]) -> list[dict[str, Any]]:
+    """Each exception: which, for whom, until when, and who did what."""
+    found = list(rows)
+    scopes = name_scopes(found)
+    return [tell(row, scopes[row.domain_id]) for row in found]
+
+
+def tell(row: PtrException, scope: str) -> dict[str, Any]:
     return {
         "number": row.pk,
         "network": row.network,
-        "domain": "all domains" if row.domain_id is None else names.get(row.domain_id, "a removed domain"),
+        "domain": scope,
         "until": row.until.isoformat(timespec="seconds"),
         "reason": row.reason,
         "created_by": row.created_by,
@@ -94,3 +101,14 @@ def tell(row: PtrException, names: dict[int, str]) -> dict[str, Any]:
         "ended_by": row.ended_by,
         "ended_at": row.ended_at.isoformat(timespec="seconds") if row.ended_at else "",
     }
+
+
+def list_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A table for people: a column for each thing that is known of one of them, with its name."""
+    shown = [name for name in COLUMNS if any(row[name] for row in rows)]
+    table = [[name.replace("_", " ") for name in shown]] if rows else []
+    table += [[make_safe(str(row[name]), limit=400) for name in shown] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+    yield f"{len(rows)} exception{pluralize(len(rows))}. Times are UTC."

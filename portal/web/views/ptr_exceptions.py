@@ -8,13 +8,12 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_http_methods
 
-from filtering.policy.ptr_exceptions import end, is_in_force
+from filtering.policy.ptr_exceptions import end, is_in_force, name_scopes
 from portal.tenants.people.models import PtrException, User
 from portal.web.forms.ptr_exceptions import PtrExceptionForm
 from portal.web.pages import render_page
 from portal.web.permissions import (
     admin_only,
-    get_provider,
     get_user,
     list_domains,
     list_ptr_exceptions,
@@ -61,15 +60,11 @@ def find_page(user: User, *, is_past: bool, before: str) -> QuerySet[PtrExceptio
 
 def describe(request: HttpRequest, rows: list[PtrException]) -> list[tuple[PtrException, str, bool]]:
     """Each with the words for whom it holds, and whether the viewer may end it (and read by whom and why)."""
-    names = dict(get_provider(request).mail_domains.values_list("pk", "name"))
+    scopes = name_scopes(rows)
     own = set(
         list_ptr_exceptions(get_user(request)).filter(pk__in=[row.pk for row in rows]).values_list("pk", flat=True)
     )
-    return [(row, name_scope(row, names), row.pk in own) for row in rows]
-
-
-def name_scope(row: PtrException, names: dict[int, str]) -> str:
-    return "all domains" if row.domain_id is None else names.get(row.domain_id, "a removed domain")
+    return [(row, scopes[row.domain_id], row.pk in own) for row in rows]
 
 
 @of_row(list_ptr_exceptions, "POST")
