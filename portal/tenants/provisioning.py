@@ -118,6 +118,24 @@ def add_domain(
     return domain
 
 
+def change_domain(provider: ServiceProvider, name: str, *, server: str = "", recipients: str = "") -> MailDomain:
+    """Give the domain another `server`, or other `recipients` (a RecipientPolicy). What is empty stays as it is."""
+    domain = get_domain(provider, name)
+    changed = []
+    if server:
+        address = parse_server(server)
+        domain.server_host, domain.server_port = address.host, address.port
+        changed += ["server_host", "server_port"]
+    if recipients:
+        domain.recipient_policy = recipients
+        changed.append("recipient_policy")
+    if not changed:
+        raise ProvisioningError(f"Say what is to change about {domain}.")
+    _check(domain)
+    domain.save(update_fields=changed)  # what somebody else changes meanwhile stays
+    return domain
+
+
 def parse_server(server: str) -> Address:
     """Read a customer's mail server; ourselves are refused, or every message would go round for ever."""
     try:

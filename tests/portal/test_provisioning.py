@@ -126,6 +126,18 @@ def test_domain_with_bad_input_leaves_nothing(db, settings, name, server, zone, 
     assert not MailDomain.objects.filter(name="new.test").exists()
 
 
+def test_a_domain_is_changed_in_what_was_said_and_nothing_else(db):
+    MailDomain.objects.filter(name="alpha.test").update(spam_action="tag")
+    made = run("change_domain", "acme", "Alpha.test", "--recipients=callout")
+    assert (made["recipients"], made["server"]) == ("callout", "127.0.0.1:9")
+    made = run("change_domain", "acme", "alpha.test", "--server=[2001:db8::1]:2500")
+    assert (made["recipients"], made["server"]) == ("callout", "[2001:db8::1]:2500")
+    stored = MailDomain.objects.get(name="alpha.test")
+    assert (stored.recipient_policy, stored.server_host, stored.server_port) == ("callout", "2001:db8::1", 2500)
+    assert stored.spam_action == "tag"
+    assert MailDomain.objects.get(name="beta.test").recipient_policy == "known"
+
+
 @pytest.mark.parametrize(
     ("listening", "host", "port", "expected"),
     [
@@ -295,6 +307,16 @@ def test_commands_make_a_provider_ready_for_mail(db, tmp_path, monkeypatch):
             ["add_domain", "acme", "x.test", "--server=h:25", "--recipients=all"],
             "Error: argument --recipients: invalid choice: 'all' (choose from 'known', 'callout', 'anyone')",
         ),
+        (
+            ["change_domain", "acme", "alpha.test", "--recipients=all"],
+            "Error: argument --recipients: invalid choice: 'all' (choose from 'known', 'callout', 'anyone')",
+        ),
+        (["change_domain", "acme", "alpha.test"], "Say what is to change about alpha.test."),
+        (["change_domain", "acme", "gamma.test", "--recipients=known"], "Acme IT has no domain 'gamma.test'."),
+        (
+            ["change_domain", "acme", "alpha.test", "--recipients=anyone", "--server=mail server:25"],
+            "'mail server' is neither a hostname nor an address.",
+        ),
         (["add_mailbox", "acme", "x@alpha.test", "--owner=gus@gamma.test"], "Acme IT has no user 'gus@gamma.test'."),
         (
             ["provision_provider", "x1", "--name=X", "--hostname=x.test", "--logo=/nowhere/x.png"],
@@ -306,3 +328,4 @@ def test_command_says_what_is_wrong_in_one_sentence(db, arguments, sentence):
     with pytest.raises(CommandError) as caught:
         call_command(*arguments)
     assert (str(caught.value), caught.value.returncode) == (sentence, 1)
+    assert {*MailDomain.objects.values_list("recipient_policy", flat=True)} == {"known"}

@@ -8,7 +8,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError
 
+from portal.settings.environment import Address
+from portal.tenants.models import MailDomain
 from portal.tenants.provisioning import ProvisioningError
+
+RECIPIENTS_HELP = (
+    "mail is taken for known mailboxes only, for those that the mail server knows (callout: it is asked), or for anyone"
+)
 
 
 class ProvisioningCommand(BaseCommand):
@@ -36,6 +42,16 @@ class ProvisioningCommand(BaseCommand):
             self.stdout.write(json.dumps(made))
         else:
             self.stdout.write("\n".join(f"{name}: {describe(value)}" for name, value in made.items()))
+
+
+def describe_domain(domain: MailDomain) -> dict[str, Any]:
+    return {
+        "domain": domain.name,
+        "provider": domain.provider.slug,
+        "server": str(Address(domain.server_host, domain.server_port)),
+        "time_zone": domain.time_zone,
+        "recipients": domain.recipient_policy,
+    }
 
 
 def describe(value: Any) -> str:

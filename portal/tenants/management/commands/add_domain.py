@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from portal.tenants.management.provisioning_command import ProvisioningCommand
+from portal.tenants.management.provisioning_command import RECIPIENTS_HELP, ProvisioningCommand, describe_domain
 from portal.tenants.models import RecipientPolicy
 from portal.tenants.provisioning import add_domain, get_provider
 
@@ -23,19 +23,11 @@ class Command(ProvisioningCommand):
             "--recipients",
             choices=RecipientPolicy.values,
             default=RecipientPolicy.KNOWN.value,
-            help="mail is taken for known mailboxes only (the default), for those that the mail server knows (callout:"
-            " it is asked), or for anyone",
+            help=f"{RECIPIENTS_HELP} (default: known)",
         )
         parser.add_argument("--time-zone", default="UTC", help="such as Europe/Berlin (default: UTC)")
 
     def act(self, **options: Any) -> dict[str, Any]:
         provider = get_provider(options["provider"])
         chosen = {name: options[name] for name in ("server", "time_zone", "recipients")}
-        domain = add_domain(provider, options["domain"], **chosen)
-        return {
-            "domain": domain.name,
-            "provider": provider.slug,
-            "server": f"{domain.server_host}:{domain.server_port}",
-            "time_zone": domain.time_zone,
-            "recipients": domain.recipient_policy,
-        }
+        return describe_domain(add_domain(provider, options["domain"], **chosen))
