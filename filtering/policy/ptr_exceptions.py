@@ -92,5 +92,6 @@ def end(rows: QuerySet[PtrException], *, by: str) -> int:
 def name_scopes(rows: Iterable[PtrException]) -> dict[int | None, str]:
     """For whom the rows hold, in words, by their `domain_id`: asks for the domains that they name and for no others."""
     wanted = {row.domain_id for row in rows}
-    names = dict(MailDomain.objects.filter(pk__in=wanted - {None}).values_list("pk", "name"))
+    named = [pk for pk in wanted if pk is not None]
+    names = dict(MailDomain.objects.filter(pk__in=named).values_list("pk", "name"))
     return {pk: "all domains" if pk is None else names.get(pk, "a removed domain") for pk in wanted}
