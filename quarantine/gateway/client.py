@@ -81,7 +81,7 @@ class ClientSession(Connection):
         self._mail = self._chunks = self._broken = None
 
     def _settle(self) -> None:
-        """Put on record what was declined at MAIL."""
+        """Put on record what was refused at MAIL."""
         declined, self._declined = self._declined, None
         if declined:
             mail, cause, reply = declined.mail, declined.cause, declined.reply

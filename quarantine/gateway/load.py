@@ -96,7 +96,7 @@ class Load:
         return self._note(TOO_BUSY) if self._limits["great_lag"].is_over else None
 
     def refuse_mail(self, client: str = "") -> Refusal | None:
-        """What is answered to MAIL, as things stand; None: there is nothing against it."""
+        """What the recipients of a new message are told, as things stand; None: there is nothing against it."""
         if self._store.is_closed:
             return self._note(UNAVAILABLE)
         if self._is_full:

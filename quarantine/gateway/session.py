@@ -126,7 +126,10 @@ class Session(ContentSession):
             return nobody, replies.SMTPUTF8_NEEDED
         except AddressError:
             return nobody, replies.BAD_SENDER
-        return mail, self._check_mail_parameters(path) or replies.SENDER_OK
+        if problem := self._check_mail_parameters(path):
+            return mail, problem
+        mail.deferral = self._find_deferral(int(path.parameters.get("SIZE") or 0))
+        return mail, replies.SENDER_OK
 
     def _check_mail_parameters(self, path: Path) -> Reply | None:
         given = path.parameters
@@ -141,10 +144,15 @@ class Session(ContentSession):
             return replies.BAD_SIZE
         if len(size) > 20 or int(size) > self._limits.message_octets:
             return replies.TOO_BIG
-        if not self._services.memory.has_room(self._ip, int(size)):
-            return replies.NO_ROOM
-        shed = self._services.load.refuse_mail(self._ip)
-        return shed[0] if shed else None
+        return None
+
+    def _find_deferral(self, octets: int) -> tuple[Reply, Cause] | None:
+        """Why a message of this size could not be taken now. It is said to each recipient, not to MAIL: so that it is
+        on record who waits for mail that was put off.
+        """
+        if not self._services.memory.has_room(self._ip, octets):
+            return replies.NO_ROOM, Cause.NO_ROOM
+        return self._services.load.refuse_mail(self._ip)
 
     async def smtp_RCPT(self, argument: bytes) -> Reply:  # noqa: N802
         mail = self._mail
@@ -158,10 +166,13 @@ class Session(ContentSession):
             mail.say(f"RCPT {show(argument)}", problem, NOBODY)
             self._note(Cause.SYNTAX, problem, mail, show(argument))
             return problem
-        domain = self._services.recipients.recall_domain(address)
+        domain, deferral = self._services.recipients.recall_domain(address), mail.deferral
         if len(mail.recipients) >= self._limits.recipients:
-            mail.put_off(address, domain, Cause.TOO_MANY_RECIPIENTS, replies.TOO_MANY_RECIPIENTS)
-            return replies.TOO_MANY_RECIPIENTS
+            deferral = replies.TOO_MANY_RECIPIENTS, Cause.TOO_MANY_RECIPIENTS
+        if deferral:
+            reply, cause = deferral
+            mail.put_off(address, domain, cause, reply)
+            return reply
         try:
             return await self._admit(mail, address)
         except Exception as error:

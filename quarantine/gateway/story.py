@@ -60,6 +60,7 @@ class Mail:
     sender: str
     utf8: bool
     trace_id: str = field(default_factory=make_trace_id)
+    deferral: tuple[Reply, Cause] | None = None  # what all its recipients are told
     recipients: dict[str, Recipient] = field(default_factory=dict)
     left: dict[str, Left] = field(default_factory=dict)  # put off by us
     said: list[Said] = field(default_factory=list)
@@ -113,7 +114,7 @@ def name_outcome(cause: Cause, reply: Reply | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """A transaction that was refused or put off at MAIL. A client that pipelines has named its recipients already."""
+    """A transaction that was refused at MAIL. A client that pipelines has named its recipients already."""
 
     mail: Mail
     cause: Cause

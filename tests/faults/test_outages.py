@@ -87,15 +87,15 @@ def under_way(ground: Ground, name: str, *schemas: str, **more: object) -> Itera
 
 
 def wait_for_refusal(traffic: Traffic, since: float, reply: str = CANNOT_STORE) -> float:
-    """When MAIL was first answered so."""
-    wait_until(lambda: reply in traffic.list_heard("MAIL", since), 20)
-    return next(one.at for one in traffic.heard if (one.verb, one.reply) == ("MAIL", reply) and one.asked_at >= since)
+    """When a message that was offered was first answered so."""
+    wait_until(lambda: reply in traffic.list_heard("OFFER", since), 20)
+    return next(one.at for one in traffic.heard if (one.verb, one.reply) == ("OFFER", reply) and one.asked_at >= since)
 
 
 def assert_all_put_off(traffic: Traffic, since: float, until: float) -> None:
-    """As long as it was known, nobody was let as far as RCPT."""
-    assert set(traffic.list_heard("MAIL", since, until)) == {CANNOT_STORE}
-    assert traffic.list_heard("MAIL", since, until)
+    """As long as it was known, nobody was let as far as DATA."""
+    assert set(traffic.list_heard("OFFER", since, until)) == {CANNOT_STORE}
+    assert traffic.list_heard("OFFER", since, until)
 
 
 def test_postgresql_stopped(ground):  # Q11
@@ -153,7 +153,7 @@ def fill_connections(ground: Ground, taken: list, traffic: Traffic, begun_at: fl
         while True:
             taken.append(ground.connect())
     taken[0].execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'lazaret-%'")
-    return CANNOT_STORE in traffic.list_heard("MAIL", begun_at)
+    return CANNOT_STORE in traffic.list_heard("OFFER", begun_at)
 
 
 def test_postgresql_read_only(ground):  # Q13
@@ -189,7 +189,7 @@ def test_one_providers_table_locked(ground):  # Q15: the others go on
             mended_at = time.monotonic()
             assert others.has_taken_since(mended_at - 1)
         assert RECIPIENT_OK not in traffic.list_heard("RCPT", known_at, mended_at)
-    assert CANNOT_STORE not in others.list_heard("MAIL", locked_at)
+    assert CANNOT_STORE not in others.list_heard("OFFER", locked_at)
 
 
 def test_a_poison_message_fails_alone(ground):  # Q21
@@ -220,7 +220,7 @@ def test_more_clients_than_it_can_serve(ground):  # Q20
             more.end()
     assert len(more.taken) >= 20
     assert more.list_refusals() == []
-    assert {reply[:3] for reply in more.list_heard("MAIL")} <= {"250", "421", "451", "452", ""}
+    assert {reply[:3] for reply in more.list_heard("OFFER")} <= {"250", "421", "451", "452", ""}
     assert most - before < 256 * 2**20
     assert ground.account(read_log(log)[1]) == ([], [])
 
@@ -240,7 +240,7 @@ def test_the_disk_full(tmp_path):  # Q10
             with under_way(ground, "full") as traffic:
                 begun_at = time.monotonic()
                 fill_disk(disk / "filler")
-                wait_until(lambda: {NO_SPACE, CANNOT_STORE} & set(traffic.list_heard("MAIL", begun_at)), 20)
+                wait_until(lambda: {NO_SPACE, CANNOT_STORE} & set(traffic.list_heard("OFFER", begun_at)), 20)
                 time.sleep(3)
                 assert not traffic.has_taken_since(time.monotonic() - 1)
                 (disk / "filler").unlink()
@@ -289,7 +289,7 @@ def test_a_standby_that_is_promoted():  # Q13
             if not isinstance(client, Client):
                 client_heard.append(client)
                 return False
-            client_heard.append(client.ask("MAIL FROM:<ann@sender.example>"))
+            client_heard.append(client.talk("MAIL FROM:<ann@sender.example>", "RCPT TO:<bob@alpha.test>")[1])
             client.close()
             return client_heard[-1] == CANNOT_STORE
 

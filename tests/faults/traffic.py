@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -34,7 +35,7 @@ class Said:
 
 
 class Traffic:
-    """So many clients that send one message after the other, from `with` on to its end, and one that only says MAIL,
+    """So many clients that send one message after the other, from `with` on to its end, and one that never says DATA,
     so that it is known what is answered while the others wait for the reply to a message.
 
     `lose_replies` is the share of messages whose client hangs up right after the final dot and sends again.
@@ -131,16 +132,11 @@ class Traffic:
             client.close()
 
     def _ask_for_ever(self) -> None:
-        client: Client | None = None
         while not self._ending.wait(PAUSE_SECONDS):
-            client = client or self._connect(0)
-            try:
-                if client and self._ask(client, "MAIL", "MAIL FROM:<>").startswith("250"):
-                    self._ask(client, "RSET", "RSET")
-            except OSError:
-                client = None
-        if client:
-            client.close()
+            if client := self._connect(0):
+                with suppress(OSError):
+                    self._offer(client, "", self._recipients[0])
+                client.close()
 
     def _write_letter(self) -> tuple[str, bytes]:
         with self._lock:
@@ -167,13 +163,10 @@ class Traffic:
         return None
 
     def _try(self, client: Client, sender: str, recipient: str, raw: bytes, *, loses_reply: bool) -> str:
-        """The last reply: 250 where the message was taken. Empty: the connection broke."""
+        """The last reply: 250 where the message was taken. Empty: the connection broke, or is to be given up."""
         try:
-            for verb, command in (("MAIL", f"MAIL FROM:<{sender}>"), ("RCPT", f"RCPT TO:<{recipient}>")):
-                if not (reply := self._ask(client, verb, command)).startswith("250"):
-                    if reply and verb == "RCPT":
-                        self._ask(client, "RSET", "RSET")
-                    return reply if not reply.startswith("250") else ""
+            if not self._offer(client, sender, recipient).startswith("250"):
+                return ""
             if not (reply := self._ask(client, "DATA", "DATA")).startswith("354"):
                 return reply and self._ask(client, "RSET", "RSET").replace("250", "", 1)
             if loses_reply:
@@ -184,6 +177,14 @@ class Traffic:
             return self._hear("DOT", client.send_data(raw), begun_at)
         except OSError:
             return ""
+
+    def _offer(self, client: Client, sender: str, recipient: str) -> str:
+        """What is said to MAIL and RCPT, of these the first that is not 250; heard as the answer to both, OFFER."""
+        begun_at = time.monotonic()
+        reply = self._ask(client, "MAIL", f"MAIL FROM:<{sender}>")
+        if reply.startswith("250"):
+            reply = self._ask(client, "RCPT", f"RCPT TO:<{recipient}>")
+        return self._hear("OFFER", reply, begun_at)
 
     def _ask(self, client: Client, verb: str, command: str) -> str:
         begun_at = time.monotonic()

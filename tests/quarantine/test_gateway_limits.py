@@ -326,7 +326,7 @@ def test_messages_in_hand_are_bounded_over_all_sessions():
         wait_until(lambda: gateway.services.memory.taken > 94_000)
         clients[1].send(line * 10 + b".\r\n")
         assert clients[1].read_reply() == NO_ROOM  # it is one client's share that is full
-        assert clients[3].ask(MAIL + " SIZE=10000") == NO_ROOM
+        assert clients[3].talk(MAIL + " SIZE=10000", RCPT, "RSET")[1] == NO_ROOM
         clients[2].send(line * 10 + b".\r\n")
         assert clients[2].read_reply() == NO_ROOM  # it is everybody's
         assert clients[3].mail(data=CLEAN).startswith("250 ")
@@ -344,10 +344,10 @@ def test_a_message_that_is_alone_finds_room_and_leaves_none_behind_when_its_clie
         client.talk(MAIL, RCPT, "DATA")
         client.send(b"x" * 5000)
         wait_until(lambda: gateway.services.memory.taken >= 5000)
-        assert gateway.open().ask(MAIL) == NO_ROOM
+        assert gateway.open().talk(MAIL, RCPT)[1] == NO_ROOM
         client.close()
         wait_until(lambda: gateway.services.memory.taken == 0)
-        assert gateway.open().ask(MAIL) == SENDER_OK
+        assert gateway.open().talk(MAIL, RCPT)[1] == RECIPIENT_OK
 
 
 # Time

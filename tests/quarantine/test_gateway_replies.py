@@ -164,14 +164,14 @@ def test_under_load(gateway, monkeypatch):
     load = gateway.services.load
     for reply in (replies.CANNOT_STORE, replies.OVERLOADED, replies.NO_SPACE):
         monkeypatch.setattr(type(load), "refuse_mail", lambda *_, reply=reply: (reply, None))
-        assert gateway.open().ask(MAIL) == str(reply)
+        assert gateway.open().talk(MAIL, RCPT)[1] == str(reply)
     monkeypatch.setattr(type(load), "refuse_connection", lambda _: (replies.LAGGING, None))
     assert gateway.connect(greeting=False).read_reply() == str(replies.LAGGING)
 
 
 def test_with_no_room_in_memory(gateway, monkeypatch):
     monkeypatch.setattr(type(gateway.services.memory), "has_room", lambda *_: False)
-    assert gateway.open().ask(MAIL) == str(replies.NO_ROOM)
+    assert gateway.open().talk(MAIL, RCPT)[1] == str(replies.NO_ROOM)
 
 
 def test_by_a_fault(gateway, monkeypatch):

@@ -10,8 +10,10 @@ import pytest
 from django.db.models import Sum
 from django_tenants.utils import schema_context
 
+from quarantine.gateway import load
 from quarantine.gateway.inlet import Pace
 from quarantine.gateway.limits import Limits
+from quarantine.gateway.replies import NO_ROOM
 from quarantine.models import Event, Message, Recipient
 from quarantine.platform.models import HourlyCount, Unrouted
 from quarantine.store import StoreUnavailableError
@@ -190,26 +192,44 @@ def test_a_sender_without_recipients_is_on_the_operators_record(gateway):
     ]
 
 
-@pytest.mark.parametrize(
-    ("parameter", "kind", "row"),
-    [
-        (" SIZE=999999999", "refused", ("bob@alpha.test", "refused", "too_big")),
-        (" SIZE=9", "deferred", ("bob@alpha.test", "unfinished", "no_room")),
-    ],
-)
-def test_recipients_named_before_mail_was_answered_are_on_record(gateway, monkeypatch, parameter, kind, row):
+def test_recipients_named_before_mail_was_answered_are_on_record(gateway):
     gateway.run(gateway.gateway.directory.find("bob@alpha.test"))
-    monkeypatch.setattr(gateway.services.memory, "has_room", lambda *_: False)
     client = gateway.open()
-    client.send(f"{MAIL}{parameter}\r\n{RCPT}\r\nDATA\r\n".encode())
+    client.send(f"{MAIL} SIZE=999999999\r\n{RCPT}\r\nDATA\r\n".encode())
     replies = [client.read_reply() for _ in range(3)]
     assert replies[1:] == ["503 5.5.1 Send MAIL first"] * 2
     client.close()
     story = read_story(gateway)
-    assert story["rows"] == [row]
-    assert story["events"][0][0] == kind
+    assert story["rows"] == [("bob@alpha.test", "refused", "too_big")]
+    assert story["events"][0][0] == "refused"
     assert story["replies"] == [["MAIL FROM:<ann@sender.test>", replies[0]], ["RCPT TO:<bob@alpha.test>", replies[0]]]
     assert not Unrouted.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("deferral", "cause"),
+    [
+        (None, "no_room"),
+        (load.OVERLOADED, "overload"),
+        (load.NO_SPACE, "no_space"),
+        (load.UNAVAILABLE, "unavailable"),
+    ],
+)
+def test_whom_mail_is_put_off_for_is_on_their_providers_record(gateway, monkeypatch, deferral, cause):
+    monkeypatch.setattr(gateway.services.memory, "has_room", lambda *_: deferral is not None)
+    monkeypatch.setattr(type(gateway.services.load), "refuse_mail", lambda *_: deferral)
+    client = gateway.open()
+    said = client.talk(MAIL, RCPT, "RCPT TO:<gus@gamma.test>", "RCPT TO:<you@elsewhere.test>", "DATA", "QUIT")
+    client.close()
+    reply = str(deferral[0] if deferral else NO_ROOM)
+    assert said[:5] == [SENDER_OK, reply, reply, reply, TEMPORARY]
+    for schema, address in (("sp_acme", "bob@alpha.test"), ("sp_globex", "gus@gamma.test")):
+        story = read_story(gateway, schema)
+        assert story["rows"] == [(address, "unfinished", cause)]
+        assert [kind for kind, _ in story["events"]] == ["deferred"]
+        assert story["replies"] == [ENVELOPE[0], [f"RCPT TO:<{address}>", reply], ["DATA", TEMPORARY]]
+    assert list_unrouted(gateway) == [("deferred", cause, reply, 1)]
+    assert list_counts()["sp_acme", "deferred", cause] == 1
 
 
 def test_connections_without_mail_share_a_row(gateway):

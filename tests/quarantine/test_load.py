@@ -20,7 +20,7 @@ from quarantine.gateway.load import Load, find_data, is_full, is_local
 from quarantine.gateway.server import OWN_FILES, SESSION_FILES, fit_to_files
 from tests.quarantine.gateways import run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN
-from tests.quarantine.test_gateway_session import MAIL, OK, RCPT, SENDER_OK, TEMPORARY
+from tests.quarantine.test_gateway_session import MAIL, OK, RCPT, RECIPIENT_OK, SENDER_OK, TEMPORARY
 
 CANNOT_STORE, OVERLOADED, NO_SPACE = map(str, (replies.CANNOT_STORE, replies.OVERLOADED, replies.NO_SPACE))
 
@@ -207,14 +207,14 @@ def test_the_data_of_a_postgres_on_this_machine_is_found(gateway):
     assert gateway.gateway.load.places[1:] == [data, log]
 
 
-def test_mail_put_off_is_refused_before_its_recipients_and_the_session_goes_on(gateway, monkeypatch):
+def test_mail_put_off_is_refused_before_its_content_and_the_session_goes_on(gateway, monkeypatch):
     client = gateway.open()
     monkeypatch.setattr(gateway.gateway.load, "_is_full", True)
     monkeypatch.setattr(gateway.gateway.load, "_is_any_full", lambda _: True)
-    assert client.talk(MAIL, RCPT) == [NO_SPACE, "503 5.5.1 Send MAIL first"]
+    assert client.talk(MAIL, RCPT, "DATA", "RSET") == [SENDER_OK, NO_SPACE, TEMPORARY, OK]
     monkeypatch.undo()
     gateway.gateway.load._is_full = False
-    assert client.talk(MAIL, "RSET") == [SENDER_OK, OK]
+    assert client.talk(MAIL, RCPT, "RSET") == [SENDER_OK, RECIPIENT_OK, OK]
 
 
 def test_a_connection_put_off_is_told_421(gateway, monkeypatch):

@@ -146,5 +146,5 @@ def test_what_is_put_off_while_the_database_is_away_is_counted_at_once(gateway, 
     assert client.send_data(CLEAN).startswith("451 ")
     assert change.list("recipients_total") == {("deferred", "unavailable"): 1}
     wait_until(lambda: metrics.STORE_CLOSED._value.get() == 1)
-    assert client.talk("MAIL FROM:<ann@sender.test>")[0].startswith("4")
+    assert client.talk("MAIL FROM:<ann@sender.test>", "RCPT TO:<bob@alpha.test>")[1].startswith("451 ")
     wait_until(lambda: change.list("shed_total") == {("unavailable",): 1})
