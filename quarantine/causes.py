@@ -36,6 +36,7 @@ class Cause(TextChoices):
     SENT_AGAIN = "sent_again", "it had been taken a moment before"
     # Not finished by the client
     TIMEOUT = "timeout", "the client was too slow"
+    QUIT = "quit", "the client ended the session"
     DISCONNECTED = "disconnected", "the client hung up"
     RESET = "reset", "the client gave the message up"
     TLS_FAILED = "tls_failed", "encryption could not be agreed on"

@@ -65,7 +65,7 @@ class ClientSession(Connection):
         self._settle()
         if self._mail:
             self._leave(cause, reply)
-        elif not self._transactions and reply is None and cause is Cause.DISCONNECTED:
+        elif not self._transactions and cause in {Cause.QUIT, Cause.DISCONNECTED}:
             self._note(Cause.NO_MAIL, None)
         elif not self._transactions or (reply and reply not in HARMLESS):
             self._note(cause, reply)

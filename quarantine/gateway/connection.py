@@ -191,7 +191,7 @@ class Connection(SMTP):
                 await asyncio.sleep(0)  # a client that has sent thousands at once is not the only one
             reply = await self._take_command()
             if reply is replies.BYE:
-                return Cause.DISCONNECTED, None
+                return Cause.QUIT, None
             if reply.is_last:
                 return CAUSES[reply], reply
             if reply is replies.READY_FOR_TLS:

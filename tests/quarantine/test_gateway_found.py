@@ -82,7 +82,7 @@ def test_one_search_finds_each_end_of_a_mail_at_any_provider_and_at_none(happene
     assert found == sorted([
         ("acme", "delivering", ""), ("acme", "quarantined", ""), ("acme", "refused", "reverse_dns"),
         ("acme", "refused", "no_mailbox"), ("acme", "unfinished", "reset"), ("acme", "unfinished", "reset"),
-        ("acme", "unfinished", "disconnected"), ("acme", "unfinished", "timeout"),
+        ("acme", "unfinished", "quit"), ("acme", "unfinished", "timeout"),
         ("acme", "unfinished", "unavailable"), ("globex", "unfinished", "too_many_recipients"),
         ("", "refused", "relay_denied"),
     ])  # fmt: skip

@@ -87,6 +87,11 @@ def hang_up(client) -> None:
     client.close()
 
 
+def take_leave(client) -> None:
+    assert client.ask("QUIT") == "221 2.0.0 Bye"
+    client.close()
+
+
 def reset(client) -> None:
     assert client.ask("RSET") == "250 2.0.0 Ok"
     client.close()
@@ -99,7 +104,8 @@ def hang_up_in_data(client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "cause"), [(hang_up, "disconnected"), (reset, "reset"), (hang_up_in_data, "disconnected")]
+    ("end", "cause"),
+    [(hang_up, "disconnected"), (take_leave, "quit"), (reset, "reset"), (hang_up_in_data, "disconnected")],
 )
 def test_a_client_that_does_not_finish_is_on_record(gateway, end, cause):
     client = gateway.open()
