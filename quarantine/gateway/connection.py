@@ -268,6 +268,8 @@ class Connection(SMTP):
 
     async def _drain(self) -> None:
         """Wait for a client that does not read our replies."""
+        if not self._paused:  # type: ignore[attr-defined]
+            return
         try:
             async with asyncio.timeout(self._limits.command_seconds):
                 await self._drain_helper()  # type: ignore[attr-defined]

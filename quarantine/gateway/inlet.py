@@ -253,12 +253,11 @@ class Inlet:
             raise ClientGoneError
         self._before_wait()
         self._waiter = self._loop.create_future()
+        patience = self._loop.call_later(max(seconds, 0), _give_up, self._waiter)
         try:
-            async with asyncio.timeout(seconds):
-                await self._waiter
-        except TimeoutError as error:
-            raise ClientSilentError from error
+            await self._waiter
         finally:
+            patience.cancel()
             self._waiter = None
 
     def _wake(self) -> None:
@@ -269,3 +268,8 @@ class Inlet:
         if self._paused and len(self._buffer) <= PAUSE_OCTETS and self.transport:
             self._paused = False
             self.transport.resume_reading()
+
+
+def _give_up(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(ClientSilentError())
