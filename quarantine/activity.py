@@ -1,4 +1,4 @@
-"""How much was taken, refused, put off and left unfinished, by cause, hour by hour: sums over HourlyCount.
+"""How much was accepted, held, refused, deferred and left unfinished, by cause, hour by hour: sums over HourlyCount.
 
 Index: hourly_count_provider where a provider is named, else that of hourly_count_once, which begins with the hour.
 """
@@ -12,15 +12,11 @@ from datetime import datetime
 from django.db.models import Q, QuerySet, Sum
 
 from quarantine.causes import name_cause
+from quarantine.outcomes import COUNTED
 from quarantine.platform.models import HourlyCount
 
-KINDS = {  # "held" is taken, too
-    "accepted": "Taken",
-    "refused": "Refused",
-    "deferred": "Told to try again",
-    "unfinished": "Not finished by the sender",
-    "dns": "DNS look-ups that failed",
-}
+DNS = "dns"
+KINDS: dict[str, str] = {outcome.value: str(outcome.label) for outcome in COUNTED} | {DNS: "DNS look-ups that failed"}
 DNS_ANSWERED = ("ok", "none", "mismatch", "malformed", "skipped")  # the answer was had, whatever it was
 DNS_WORDS = {
     "servfail": "the name server failed",
@@ -45,7 +41,7 @@ class Count:
     @property
     def label(self) -> str:
         """The cause in words."""
-        return name_failure(self.cause) if self.kind == "dns" else name_cause(self.cause)
+        return name_failure(self.cause) if self.kind == DNS else name_cause(self.cause)
 
 
 def name_failure(cause: str) -> str:
@@ -53,7 +49,7 @@ def name_failure(cause: str) -> str:
 
 
 def of_provider(schema: str) -> Q:
-    return Q(schema=schema) & ~Q(kind="dns")
+    return Q(schema=schema) & ~Q(kind=DNS)
 
 
 def of_domains(schema: str, domains: Iterable[int]) -> Q:
@@ -62,7 +58,7 @@ def of_domains(schema: str, domains: Iterable[int]) -> Q:
 
 def failed_look_ups() -> Q:
     """Of the whole platform: a look-up belongs to no provider."""
-    return Q(schema="", kind="dns") & ~Q(cause__in=DNS_ANSWERED)
+    return Q(schema="", kind=DNS) & ~Q(cause__in=DNS_ANSWERED)
 
 
 def count_by_hour(which: Q, *, since: datetime, until: datetime) -> list[Count]:

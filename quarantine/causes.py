@@ -8,7 +8,7 @@ from django.db.models import TextChoices
 class Cause(TextChoices):
     """At most 24 letters. The label completes "Not taken: ..."; people read it in lists and in the trace."""
 
-    # Refused for good
+    # refused: for good
     REVERSE_DNS = "reverse_dns", "the client has no reverse DNS"
     NO_MAILBOX = "no_mailbox", "there is no such mailbox"
     RELAY_DENIED = "relay_denied", "the domain is not ours"
@@ -16,7 +16,7 @@ class Cause(TextChoices):
     LOOP = "loop", "a routing loop"
     POLICY = "policy", "the policy refuses its content"
     SYNTAX = "syntax", "an address could not be read"
-    # Told to try again
+    # deferred: told to try again
     UNAVAILABLE = "unavailable", "the database did not answer"
     FAULT = "fault", "a fault of ours"
     OVERLOAD = "overload", "too much at the moment"
@@ -32,9 +32,9 @@ class Cause(TextChoices):
     NOT_SMTP = "not_smtp", "the client does not speak SMTP"
     EARLY_TALKER = "early_talker", "the client spoke before it was greeted"
     BAD_PROXY = "bad_proxy", "the proxy in front did not say for whom it speaks"
-    # Taken before
+    # repeated: taken before
     SENT_AGAIN = "sent_again", "it had been taken a moment before"
-    # Not finished by the client
+    # unfinished: by the client
     TIMEOUT = "timeout", "the client was too slow"
     QUIT = "quit", "the client ended the session"
     DISCONNECTED = "disconnected", "the client hung up"

@@ -49,7 +49,8 @@ OPEN_SESSIONS = _gauge("open_sessions", "SMTP sessions open now.")
 COMMANDS = _count("commands", "SMTP commands, by verb and class of the reply.", "verb", "reply")
 RECIPIENTS = _count(
     "recipients",
-    "Recipients by what became of their mail, and why; a connection that named none is one. As on the page of counts.",
+    "Recipients by what was decided when their mail came (accepted, held, refused, deferred, unfinished, repeated: see"
+    " docs/operations.md), and why; a connection that named none is one. As on the page of counts.",
     *("outcome", "cause"),
 )
 RECEIVED_BYTES = _count("received_bytes", "Octets of messages received.")

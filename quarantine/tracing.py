@@ -17,14 +17,15 @@ from typing import Any
 
 from django.core.exceptions import EmptyResultSet
 from django.db import connection
-from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet, TextChoices
+from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.db.models.functions import Lower
 from django.db.models.lookups import Exact
 from psycopg import sql
 
 from portal.tenants.models import MailDomain
-from quarantine.causes import Cause, name_cause
-from quarantine.models import Recipient, State
+from quarantine.causes import name_cause
+from quarantine.models import Recipient
+from quarantine.outcomes import CONDITIONS, Outcome
 from quarantine.platform.models import Unrouted
 from quarantine.queries import SCHEMAS_A_QUERY, read_place, write_place
 from quarantine.trace_id import ALPHABET, LENGTH, read_trace_id
@@ -36,35 +37,6 @@ FIELD = re.compile(r"^(?:message-id|from|to|sender|return-path)\s*:\s*", re.IGNO
 TABLE = re.compile(r'"(quarantine_\w+)"')
 Network = IPv4Network | IPv6Network
 Key = tuple[datetime, int]  # of a row in a way: when, and its id
-
-
-class Outcome(TextChoices):
-    """What became of a mail, in the words in which people look for it."""
-
-    ACCEPTED = "accepted", "Taken"
-    DELIVERED = "delivered", "Delivered"
-    ON_ITS_WAY = "on_its_way", "On its way"
-    HELD = "held", "In quarantine"
-    SERVER_REFUSED = "server_refused", "Refused by the mail server behind us"
-    GONE = "gone", "Deleted or expired"
-    REFUSED = "refused", "Refused"
-    DEFERRED = "deferred", "Told to try again later"
-    UNFINISHED = "unfinished", "Not finished by the sender"
-
-
-# Of what is unfinished the last reply says who ended it, but for a client that was too slow: see Recipient.was_put_off.
-PUT_OFF = Q(reply__startswith="4") & ~Q(cause=Cause.TIMEOUT)
-OUTCOMES: dict[str, Q] = {
-    Outcome.ACCEPTED: ~Q(state__in=[State.REFUSED, State.UNFINISHED]),
-    Outcome.DELIVERED: Q(state__in=[State.DELIVERED, State.RELEASED]),
-    Outcome.ON_ITS_WAY: Q(state__in=[State.DELIVERING, State.DEFERRED, State.RELEASING]),
-    Outcome.HELD: Q(state=State.QUARANTINED),
-    Outcome.SERVER_REFUSED: Q(state=State.HELD),
-    Outcome.GONE: Q(state__in=[State.DELETED, State.EXPIRED]),
-    Outcome.REFUSED: Q(state=State.REFUSED),
-    Outcome.DEFERRED: Q(state=State.UNFINISHED) & PUT_OFF,
-    Outcome.UNFINISHED: Q(state=State.UNFINISHED) & ~PUT_OFF,
-}
 
 
 class NotUnderstoodError(ValueError):
@@ -208,7 +180,7 @@ def list_ways(wanted: Wanted, rows: QuerySet[Recipient], domains: QuerySet[MailD
 
 
 def _make_narrow(wanted: Wanted) -> Q:
-    narrow = OUTCOMES[wanted.outcome] if wanted.outcome else Q()
+    narrow = CONDITIONS[wanted.outcome] if wanted.outcome else Q()
     if wanted.cause:
         narrow &= Q(cause=wanted.cause)
     if wanted.header_from:

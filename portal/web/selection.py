@@ -18,6 +18,7 @@ from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox, User
 from portal.web.permissions import list_domains, list_mailboxes, visible_to
 from quarantine.models import Category, Recipient, State
+from quarantine.outcomes import Outcome
 from quarantine.queries import held, search
 
 MAX_IDS = 1000  # of one form; more is chosen by "all that match"
@@ -25,7 +26,7 @@ MAX_TRAIL = 20  # pages that "Newer" leads back through
 SHOWN: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "held": ("In quarantine", (State.QUARANTINED,)),
     "released": ("Released", (State.RELEASING, State.RELEASED, State.HELD)),
-    "refused": ("Refused by server", (State.HELD,)),  # a tab that is there when something is in it
+    "refused": (str(Outcome.SERVER_REFUSED.label), (State.HELD,)),  # a tab that is there when something is in it
     "all": ("All mail", ()),
 }
 

@@ -15,8 +15,10 @@ from quarantine.management.telling import (
     Line,
     make_line,
     make_message,
+    make_record,
     make_unrouted,
     make_unrouted_line,
+    make_unrouted_record,
     show_time,
 )
 from quarantine.models import Recipient
@@ -35,15 +37,15 @@ class Lines:
     more: bool
 
 
-def find_lines(wanted: Wanted, *, limit: int, slug: str, only_unrouted: bool) -> Lines:
+def find_lines(wanted: Wanted, *, limit: int, slug: str, only_unrouted: bool, whole: bool = False) -> Lines:
     """What fits, at the provider of that name (empty: all, and none). An address that is nobody's in the envelope is
-    looked for in the line From.
+    looked for in the line From. `whole`: with all that is known of each.
     """
     wanted = _bound(wanted)
-    lines = _find(wanted, limit, slug, only_unrouted=only_unrouted)
+    lines = _find(wanted, limit, slug, only_unrouted=only_unrouted, whole=whole)
     if lines.items or only_unrouted or "@" not in wanted.party[1:]:
         return lines
-    in_header = _find(_bound(wanted.in_header()), limit, slug, only_unrouted=False)
+    in_header = _find(_bound(wanted.in_header()), limit, slug, only_unrouted=False, whole=whole)
     return in_header if in_header.items else replace(lines, searched=f"{lines.searched}, nor: {in_header.searched}")
 
 
@@ -55,15 +57,16 @@ def _bound(wanted: Wanted) -> Wanted:
     return replace(wanted, since=(wanted.until or timezone.now()) - timedelta(days=WALK_DAYS))
 
 
-def _find(wanted: Wanted, limit: int, slug: str, *, only_unrouted: bool) -> Lines:
-    lines = [] if only_unrouted else _list_routed(wanted, limit + 1, slug)
+def _find(wanted: Wanted, limit: int, slug: str, *, only_unrouted: bool, whole: bool) -> Lines:
+    lines = [] if only_unrouted else _list_routed(wanted, limit + 1, slug, whole=whole)
     if not slug:
-        lines += map(make_unrouted_line, find_page(list_unrouted_ways(wanted), size=limit + 1).items)
+        make = make_unrouted_record if whole else make_unrouted_line
+        lines += map(make, find_page(list_unrouted_ways(wanted), size=limit + 1).items)
     lines.sort(key=lambda line: str(line["at"]), reverse=True)
     return Lines(describe(wanted, show_time) or "anything", lines[:limit], len(lines) > limit)
 
 
-def _list_routed(wanted: Wanted, limit: int, slug: str) -> list[Line]:
+def _list_routed(wanted: Wanted, limit: int, slug: str, *, whole: bool) -> list[Line]:
     slugs = {provider.schema_name: provider.slug for provider in _list_providers(slug)}
     by_schema: dict[str, list[int]] = {}
     for _, schema, pk in find_everywhere(wanted, list(slugs), limit=limit):
@@ -72,7 +75,10 @@ def _list_routed(wanted: Wanted, limit: int, slug: str) -> list[Line]:
     for schema, pks in by_schema.items():
         with schema_context(schema):
             rows = Recipient.objects.select_related("message").filter(pk__in=pks)
-            lines += [make_line(slugs[schema], row) for row in rows]
+            if whole:
+                lines += [make_record(slugs[schema], row) for row in rows.prefetch_related("message__events")]
+            else:
+                lines += [make_line(slugs[schema], row) for row in rows]
     return lines
 
 
@@ -81,12 +87,12 @@ def _list_providers(slug: str) -> list[ServiceProvider]:
 
 
 def tell_trace(trace_id: str, *, slug: str, only_unrouted: bool) -> dict[str, Any]:
-    """All providers' messages of that trace (empty: of none), and what of it belonged to no provider."""
-    providers = [] if only_unrouted or not trace_id else list_providers_of_trace(trace_id)
+    """All providers' messages of that trace, and what of it belonged to no provider."""
+    providers = [] if only_unrouted else list_providers_of_trace(trace_id)
     messages = []
     for provider in providers:
         with schema_context(provider.schema_name):
             if slug in {"", provider.slug} and (message := find_trace(trace_id)):
                 messages.append(make_message(provider, message))
-    unrouted = list_unrouted(trace_id) if trace_id and not slug else []
+    unrouted = [] if slug else list_unrouted(trace_id)
     return {"trace_id": trace_id, "messages": messages, "unrouted": list(map(make_unrouted, unrouted))}

@@ -9,9 +9,21 @@ from typing import Any
 from portal.tenants.models import ServiceProvider
 from quarantine.causes import name_cause
 from quarantine.models import Event, Message, Recipient
+from quarantine.outcomes import Outcome, get_outcome, name_event, name_outcome
 from quarantine.platform.models import Unrouted
 
 Line = dict[str, Any]
+OF_CONNECTION = ("ptr_status", "ptr_name", "ptr_milliseconds", "helo", "tls", "replies")
+NOTHING_MORE: Line = {  # what a record of a recipient has besides
+    **dict.fromkeys(("kind", "sha256", "from", "subject", "message_id"), ""),
+    **dict.fromkeys(("state", "changed_at", "changed_by", "action", "category"), ""),
+    "size": 0,
+    "score": 0.0,
+    "policy_release": 0,
+    "attempts": 0,
+    "findings": [],
+    "events": [],
+}
 
 
 def show(value: object) -> str:
@@ -25,36 +37,39 @@ def show_time(at: datetime) -> str:
 
 def make_message(provider: ServiceProvider, message: Message) -> dict[str, Any]:
     """All that is known of a message: as its provider's people may see it."""
-    addresses = {recipient.pk: recipient.address for recipient in message.recipients.all()}
+    told = {"provider": provider.slug, "received_at": message.received_at.isoformat(), "sender": message.sender}
+    recipients = sorted(message.recipients.all(), key=lambda row: row.pk)
+    return (
+        told
+        | make_facts(message)
+        | {"recipients": list(map(make_recipient, recipients)), "events": make_events(message, recipients)}
+    )
+
+
+def make_facts(message: Message) -> dict[str, Any]:
+    """What is the same for all recipients of it."""
     return {
-        "provider": provider.slug,
         "kind": message.kind,
-        "received_at": message.received_at.isoformat(),
         "client_ip": message.client_ip or "",
         "ptr_status": message.ptr_status,
         "ptr_name": message.ptr_name,
         "ptr_milliseconds": message.ptr_milliseconds,
         "helo": message.helo,
         "tls": message.tls,
-        "sender": message.sender,
         "size": message.size,
         "sha256": bytes(message.sha256 or b"").hex(),
         "from": message.header_from,
         "subject": message.subject,
         "message_id": message.message_id,
-        "policy_release": message.policy_release,
         "replies": message.replies,
-        "recipients": [make_recipient(row) for row in sorted(message.recipients.all(), key=lambda row: row.pk)],
-        "events": [
-            make_event(event, addresses)
-            for event in sorted(message.events.all(), key=lambda event: (event.at, event.pk))
-        ],
     }
 
 
 def make_recipient(recipient: Recipient) -> dict[str, Any]:
     return {
         "address": recipient.address,
+        "outcome": get_outcome(recipient).value,
+        "label": name_outcome(recipient),
         "state": recipient.state,
         "changed_at": recipient.changed_at.isoformat(),
         "changed_by": recipient.changed_by,
@@ -69,11 +84,20 @@ def make_recipient(recipient: Recipient) -> dict[str, Any]:
     }
 
 
-def make_event(event: Event, addresses: dict[int, str]) -> dict[str, Any]:
+def make_events(message: Message, recipients: Iterable[Recipient]) -> list[dict[str, Any]]:
+    """What happened, in order, to those recipients and to the message as a whole."""
+    by_id = {recipient.pk: recipient for recipient in recipients}
+    events = [event for event in message.events.all() if event.recipient_id in {None, *by_id}]
+    events.sort(key=lambda event: (event.at, event.pk))
+    return [make_event(event, by_id.get(event.recipient_id or 0)) for event in events]
+
+
+def make_event(event: Event, recipient: Recipient | None) -> dict[str, Any]:
     return {
         "at": event.at.isoformat(),
         "kind": event.kind,
-        "recipient": addresses.get(event.recipient_id or 0, ""),
+        "label": name_event(event, recipient),
+        "recipient": recipient.address if recipient else "",
         "text": event.text,
         "actor": event.actor,
     }
@@ -105,7 +129,7 @@ def make_line(slug: str, recipient: Recipient) -> Line:
         "at": recipient.received_at.isoformat(),
         "trace_id": message.trace_id,
         "provider": slug,
-        "outcome": recipient.state,
+        "outcome": get_outcome(recipient).value,
         "cause": recipient.cause,
         "client_ip": message.client_ip or "",
         "sender": message.sender,
@@ -121,6 +145,21 @@ def make_unrouted_line(refusal: Unrouted) -> Line:
         name: told[name] for name in ("at", "outcome", "cause", "client_ip", "sender", "recipient", "reply", "times")
     }
     return line | {"trace_id": refusal.trace_id, "provider": ""}
+
+
+def make_record(slug: str, recipient: Recipient) -> Line:
+    """All that is known of one recipient of a message: for scripts. Every record has the same keys."""
+    told = make_line(slug, recipient) | make_recipient(recipient) | make_facts(recipient.message)
+    del told["address"]  # the line has it as `recipient`
+    return told | {"events": make_events(recipient.message, [recipient])}
+
+
+def make_unrouted_record(refusal: Unrouted) -> Line:
+    """The same of what reached no provider: nothing was decided of it, and nothing of it was read."""
+    told = make_unrouted(refusal)
+    connection = {name: told[name] for name in OF_CONNECTION}
+    label = str(Outcome(refusal.outcome).label)
+    return NOTHING_MORE | connection | make_unrouted_line(refusal) | {"label": label}
 
 
 def describe_line(line: Line) -> str:
@@ -147,7 +186,7 @@ def list_message_lines(told: dict[str, Any]) -> Iterator[str]:
     yield from list_reply_lines(told["replies"])
     for event in told["events"]:
         who = " ".join(filter(None, [event["recipient"], event["actor"] and f"by {event['actor']}"]))
-        yield f"  {event['at']}  {event['kind']:<15} {who}  {event['text']}"
+        yield f"  {event['at']}  {event['label']}  {who}  {event['text']}"
 
 
 def list_connection_lines(told: dict[str, Any]) -> Iterator[str]:
@@ -162,7 +201,7 @@ def list_reply_lines(replies: Iterable[Sequence[str]]) -> Iterator[str]:
 
 def list_recipient_lines(recipient: dict[str, Any]) -> Iterator[str]:
     yield (
-        f"  recipient  {recipient['address']}: {recipient['state']} "
+        f"  recipient  {recipient['address']}: {recipient['outcome']}: {recipient['label']} "
         f"({recipient['category']} {recipient['score']:.1f}, policy {recipient['policy_release']})"
     )
     if recipient["cause"]:
@@ -176,7 +215,8 @@ def list_recipient_lines(recipient: dict[str, Any]) -> Iterator[str]:
 def list_unrouted_lines(told: dict[str, Any]) -> Iterator[str]:
     """The history of what reached no provider."""
     times = f", {told['times']} times" if told["times"] > 1 else ""
-    yield f"{told['outcome']} without a provider, {told['at']}{times}"
+    label = Outcome(told["outcome"]).label
+    yield f"{told['outcome']}: {label}, without a provider, {told['at']}{times}"
     yield from list_connection_lines(told)
     yield f"  sender     <{told['sender']}>"
     yield f"  recipient  <{told['recipient']}>"

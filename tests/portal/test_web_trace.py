@@ -18,6 +18,7 @@ from portal.tenants.people.models import Mailbox
 from quarantine import tracing
 from quarantine.causes import Cause
 from quarantine.models import Event, Message, Recipient, State
+from quarantine.outcomes import name_outcome
 from quarantine.platform.models import HourlyCount, Unrouted
 from tests.kept_mail import add_recipient, keep
 from tests.portal.browsing import browse, get_text
@@ -239,7 +240,7 @@ def test_every_outcome_is_explained(acme, fields, told):
     page = unescape(get_text(browse("bob").get(f"/trace/{row.pk}/")))
     assert told in page
     ours = fields["state"] == "unfinished"
-    assert ("was told to try again" in page) == ours
+    assert ("Told to try again" in page) == ours
     assert ("did not take it yet: we try again" in page) != ours
 
 
@@ -372,7 +373,7 @@ def test_look_ups_that_failed_are_named_in_words(acme):
     hour = timezone.now().replace(minute=0, second=0, microsecond=0)
     for cause in ("stale", "busy", "unconfirmed_absence", "too_many_aliases", "none", "mismatch", "ok"):
         count(hour, schema="", kind="dns", cause=cause)
-    assert set(read_counts("alice")) - {"Taken"} == {
+    assert set(read_counts("alice")) - set(NOTHING) == {
         f"DNS look-ups that failed: {name}"
         for name in (
             "no new answer: an older one was used",
@@ -419,10 +420,12 @@ def counted(db):
 
 
 OWN = {
-    "Taken": 14,
+    "Taken, to be delivered": 6,
+    "Held in quarantine": 8,
     "Told to try again: too much at the moment": 12,
-    "Not finished by the sender: the client was too slow": 16,
+    "Not finished: the client was too slow": 16,
 }
+NOTHING = {"Taken, to be delivered": 0, "Held in quarantine": 0}
 NO_PTR = "Refused: the client has no reverse DNS"
 DNS = {"DNS look-ups that failed: the name server failed": 10}
 
@@ -432,7 +435,7 @@ DNS = {"DNS look-ups that failed: the name server failed": 10}
     [
         ("dora", "acme", OWN | {NO_PTR: 4}),
         ("alice", "acme", OWN | {NO_PTR: 24} | DNS),
-        ("mallory", "globex", {"Taken": 0, NO_PTR: 200} | DNS),
+        ("mallory", "globex", NOTHING | {NO_PTR: 200} | DNS),
     ],
 )
 def test_everybody_counts_their_own_over_all_instances(counted, who, at, seen):
@@ -444,9 +447,9 @@ def test_older_hours_are_in_their_day_and_week(acme):
     now = timezone.now().replace(minute=0, second=0, microsecond=0)
     count(now - timedelta(hours=25), domain="alpha.test", number=3)
     assert "Nothing was counted" in get_text(browse("dora").get("/activity/"))
-    assert read_counts("dora", "/activity/?days=7") == {"Taken": 0, NO_PTR: 3}
+    assert read_counts("dora", "/activity/?days=7") == NOTHING | {NO_PTR: 3}
     day = (now - timedelta(hours=25)).date().isoformat()
-    assert read_counts("dora", f"/activity/?day={day}") == {"Taken": 0, NO_PTR: 3}
+    assert read_counts("dora", f"/activity/?day={day}") == NOTHING | {NO_PTR: 3}
     assert f'href="?day={day}"' in get_text(browse("dora").get("/activity/?days=7"))
 
 
@@ -490,3 +493,33 @@ def test_a_day_has_the_hours_that_it_has(acme, day, hours):
     count(datetime.fromisoformat(f"{day}T12:00:00+00:00"), domain="alpha.test")
     text = get_text(browse("dora").get(f"/activity/?day={day}"))
     assert len(re.findall(r'<tr role="row"><th scope="row"', text)) == hours
+
+
+def test_what_is_held_is_counted_by_itself_and_leads_to_what_was_held(acme):
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    count(hour, domain="alpha.test", kind="accepted", cause="")
+    count(hour, domain="alpha.test", kind="held", cause="", number=2)
+    for subject, state, action in (
+        ("S-CLEAN", "delivered", "deliver"),
+        ("S-HELD", "quarantined", "quarantine"),
+        ("S-RELEASED", "released", "quarantine"),
+    ):
+        keep("bob@alpha.test", subject=subject, received_at=hour, state=state, action=action)
+    client = browse("dora")
+    text = unescape(get_text(client.get("/activity/")))
+    accepted, held = re.findall(r'href="(/trace/\?[^"]+)"', text)
+    assert set(re.findall(r"\bS-[A-Z]+\b", get_text(client.get(accepted)))) == {"S-CLEAN"}
+    assert set(re.findall(r"\bS-[A-Z]+\b", get_text(client.get(held)))) == {"S-HELD", "S-RELEASED"}
+
+
+@pytest.mark.parametrize("state", [*State.values, "put_off"])
+def test_a_state_has_one_name_on_every_page(acme, state):
+    """In the list that was found, over its history, and on the page of the message."""
+    fields = {"state": "unfinished", "reply": "451 4.3.0 later"} if state == "put_off" else {"state": state}
+    row = keep("bob@alpha.test", **fields).recipients.get()
+    client, name = browse("bob"), name_outcome(row)
+    assert f">{name}</span>" in unescape(get_text(client.get(f"/trace/?q={row.message.trace_id}")))
+    history = unescape(get_text(client.get(f"/trace/{row.pk}/")))
+    assert f"<h1>{name}</h1>" in history
+    assert f">{name}</span>" in history
+    assert f">{name}</span>" in unescape(get_text(client.get(f"/m/{row.pk}/")))

@@ -1,6 +1,7 @@
 """The commands, as a script and as a person calls them."""
 
 import json
+import re
 from datetime import timedelta
 from functools import partial
 
@@ -9,6 +10,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
+from portal.settings.environment import PROJECT
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox, MailboxAlias
 from quarantine.models import Content, Event, Message, Recipient, State
@@ -27,6 +29,10 @@ def call_json(capsys, *arguments: str):
     return json.loads(call(capsys, *arguments, "--json"))
 
 
+def call_lines(capsys, *arguments: str):
+    return [json.loads(line) for line in call(capsys, *arguments, "--json").splitlines()]
+
+
 @pytest.fixture
 def message(db):
     with schema_context("sp_acme"):
@@ -41,21 +47,36 @@ def message(db):
 
 
 def test_trace_tells_everything_as_json(capsys, message):
-    told = call_json(capsys, "trace", message.trace_id.lower())
-    assert told["trace_id"] == message.trace_id
-    assert told["unrouted"] == []
-    [one] = told["messages"]
+    [one] = call_lines(capsys, "trace", message.trace_id.lower())
+    assert one["trace_id"] == message.trace_id
     assert (one["provider"], one["client_ip"], one["sender"]) == ("acme", "192.0.2.25", "spam@far.test")
     assert one["sha256"] == bytes(message.sha256).hex()
-    [recipient] = one["recipients"]
-    assert (recipient["address"], recipient["state"]) == ("bob@alpha.test", "quarantined")
-    assert (recipient["reply"], recipient["findings"][0]["check"]) == ("250 2.6.0 kept", "gtube")
-    assert [(event["kind"], event["recipient"]) for event in one["events"]] == [("held", "bob@alpha.test")]
+    assert (one["recipient"], one["outcome"], one["label"], one["state"]) == (
+        "bob@alpha.test", "held", "Held in quarantine", "quarantined",
+    )  # fmt: skip
+    assert (one["reply"], one["findings"][0]["check"]) == ("250 2.6.0 kept", "gtube")
+    [event] = one["events"]
+    assert (event["kind"], event["label"], event["recipient"]) == ("held", "Held in quarantine", "bob@alpha.test")
+
+
+def test_trace_has_the_same_keys_for_one_and_for_many_and_for_what_reached_nobody(capsys, history):
+    """Each recipient has its own part of the story only."""
+    with schema_context("sp_acme"):
+        message = Message.objects.get(trace_id=history["one"])
+        for row in message.recipients.all():
+            Event.objects.create(message=message, recipient=row, kind="held", text=f"for {row.address}")
+        Event.objects.create(message=message, kind="sent_again")
+    many, [one] = call_lines(capsys, "trace", "ann@far.test"), call_lines(capsys, "trace", "bob@alpha.test")
+    assert {tuple(sorted(line)) for line in (*many, one)} == {tuple(sorted(one))}
+    assert [event["text"] for event in one["events"]] == ["for bob@alpha.test", ""]
+    assert (many[-1]["provider"], many[-1]["outcome"], many[-1]["label"]) == ("", "refused", "Refused")
+    docs = (PROJECT / "docs/operations.md").read_text().partition("`--json`: one line")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", docs)) >= set(one)
 
 
 def test_trace_tells_a_person_without_letting_the_sender_write_on_the_terminal(capsys, message):
     told = call(capsys, "trace", message.trace_id)
-    assert "bob@alpha.test: quarantined (spam 7.5" in told
+    assert "bob@alpha.test: held: Held in quarantine (spam 7.5" in told
     assert "gtube 20: Test string" in told
     assert "\x1b" not in told
 
@@ -63,7 +84,7 @@ def test_trace_tells_a_person_without_letting_the_sender_write_on_the_terminal(c
 def test_trace_finds_what_belonged_to_no_provider(capsys, db):
     trace = "01JAAAAAAAAAAAAAAAAA"
     Unrouted.objects.create(trace_id=trace, at=timezone.now(), recipient="x@no.test", reply="550 5.7.1 no")
-    assert call_json(capsys, "trace", trace)["unrouted"][0]["reply"] == "550 5.7.1 no"
+    assert [line["reply"] for line in call_lines(capsys, "trace", trace)] == ["550 5.7.1 no"]
     assert "550 5.7.1 no" in call(capsys, "trace", trace)
 
 
@@ -78,7 +99,7 @@ def test_trace_finds_what_belonged_to_no_provider(capsys, db):
         ),
         (
             ["--sender", "ann@far.test", "--outcome", "held"],
-            "no trace: from ann@far.test, outcome “In quarantine”",
+            "no trace: from ann@far.test, outcome “Held in quarantine”",
             1,
         ),
         (["--unrouted"], "no trace: anything", 1),
@@ -151,10 +172,10 @@ def test_trace_finds_mail_at_any_provider_by_what_is_known_of_it(capsys, history
         with pytest.raises(CommandError):
             call_command("trace", *arguments)
         return
-    told = call_json(capsys, "trace", *arguments)
-    assert [line["trace_id"] for line in told["found"]] == [history[name] for name in found]
-    assert told["more"] is False
-    assert told["trace_id"] == (history[found[0]] if len(set(found)) == 1 else "")
+    call_command("trace", *arguments, "--json")
+    told = capsys.readouterr()
+    assert [json.loads(line)["trace_id"] for line in told.out.splitlines()] == [history[name] for name in found]
+    assert told.err.startswith(f"{len(found)} found: ")
 
 
 def test_trace_of_several_is_a_line_for_each(capsys, history):
@@ -188,10 +209,10 @@ def test_trace_of_one_is_its_whole_history(capsys, history):
         "client     2001:db8::7, helo mail.far.test, TLS TLSv1.3",
         "PTR        ok mx.far.test (12 ms)",
         "Message-ID <9@far.test>",
-        "x@beta.test: refused",
+        "x@beta.test: refused: Refused",
         "no_mailbox: there is no such mailbox",
         "said       RCPT TO:<x@beta.test>: 550 5.1.1 no",
-        "refused         x@beta.test  no such mailbox",
+        "Refused  x@beta.test  no such mailbox",
     ):
         assert text in told
     assert f"content    {message.size} octets, SHA-256 {bytes(message.sha256).hex()}" in told
@@ -215,11 +236,12 @@ def test_trace_says_nothing_of_the_content_of_mail_that_was_never_sent(capsys, h
 def test_trace_looks_only_so_far_back_where_it_has_to_look_through_everything(capsys, history):
     with schema_context("sp_acme"):
         old = keep("bob@alpha.test", received_at=timezone.now() - timedelta(days=8), state=State.REFUSED)
-    told = call_json(capsys, "trace", "--outcome", "refused")
-    assert old.trace_id not in {line["trace_id"] for line in told["found"]}
-    assert "since" in told["searched"]
-    told = call_json(capsys, "trace", "--outcome", "refused", "--since", "9d")
-    assert old.trace_id in {line["trace_id"] for line in told["found"]}
+    call_command("trace", "--outcome", "refused", "--json")
+    told = capsys.readouterr()
+    assert old.trace_id not in told.out
+    assert "since" in told.err
+    told = call_lines(capsys, "trace", "--outcome", "refused", "--since", "9d")
+    assert old.trace_id in {line["trace_id"] for line in told}
 
 
 def test_activity_adds_up_the_instances_and_shows_what_reached_nobody(capsys, db):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 
@@ -9,13 +10,15 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from portal.settings.environment import PROJECT
 from portal.tenants.database import get_schema
 from portal.tenants.models import MailDomain, ServiceProvider
 from portal.tenants.people.models import User
 from quarantine import tracing
 from quarantine.models import Message, Recipient, State
+from quarantine.outcomes import BY_STATE, FINER, Outcome, get_outcome
 from quarantine.queries import visible_to
-from quarantine.tracing import NotUnderstoodError, Outcome, Wanted, find_page, list_ways, recognise
+from quarantine.tracing import NotUnderstoodError, Wanted, find_page, list_ways, recognise
 from tests.kept_mail import keep
 
 DAY = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -67,8 +70,9 @@ def make_some() -> Message:
     first = keep("bob@alpha.test", sender="Ann@far.test", received_at=DAY)
     Message.objects.filter(pk=first.pk).update(message_id="<4711@far.test>", client_ip="192.0.2.25")
     other = keep(
-        "carol@alpha.test", sender="ben@else.test", received_at=DAY + timedelta(hours=1), state=State.DELIVERED
-    )
+        "carol@alpha.test", sender="ben@else.test", received_at=DAY + timedelta(hours=1), state=State.DELIVERED,
+        action="deliver",
+    )  # fmt: skip
     Message.objects.filter(pk=other.pk).update(client_ip="2001:db8::7", header_from="Ann <ann@far.test>")
     late = DAY + timedelta(hours=2)
     keep("bea@beta.test", sender="", received_at=late, state=State.REFUSED, cause="reverse_dns", reply="553 5.3.0 no")
@@ -101,7 +105,7 @@ def make_some() -> Message:
         (Wanted(party="bob@alpha.test", outcome=Outcome.HELD), {"bob@alpha.test"}),
         (Wanted(party="bob@alpha.test", outcome=Outcome.REFUSED), set()),
         (Wanted(outcome=Outcome.HELD), {"bob@alpha.test"}),
-        (Wanted(outcome=Outcome.ACCEPTED), {"bob@alpha.test", "carol@alpha.test"}),
+        (Wanted(outcome=Outcome.ACCEPTED), {"carol@alpha.test"}),
         (Wanted(outcome=Outcome.DELIVERED), {"carol@alpha.test"}),
         (Wanted(outcome=Outcome.REFUSED), {"bea@beta.test"}),
         (Wanted(outcome=Outcome.DEFERRED), {"dora@alpha.test"}),
@@ -121,15 +125,45 @@ def test_a_trace_id_finds_its_mail(acme):
     assert find(recognise(make_some().trace_id.lower())) == {"bob@alpha.test"}
 
 
-@pytest.mark.parametrize("outcome", Outcome.values)
-def test_every_outcome_can_be_asked_for_and_every_state_has_one(acme, outcome):
+def test_the_docs_explain_each_outcome_by_its_word_and_its_label():
+    text = (PROJECT / "docs/operations.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \| [^|]+ \| [^|]*\|$", text, re.MULTILINE))
+    assert set(told) == set(Outcome.values)
+    for outcome, label in Outcome.choices:
+        finer = "Deleted, Expired" if outcome == Outcome.GONE else label
+        assert told[outcome].startswith(finer), outcome
+    for state in FINER:
+        assert State(state).label in told[BY_STATE[state]]
+
+
+def find_all(outcome: str) -> list[Recipient]:
+    return find_page(list_ways(Wanted(outcome=outcome), Recipient.objects.all(), MailDomain.objects.all())).items
+
+
+def test_every_state_has_one_outcome_by_which_it_is_found(acme):
     for state in State.values:
         keep("bob@alpha.test", state=state)
     keep("bob@alpha.test", state=State.UNFINISHED, reply="451 4.3.0 later")
-    assert find(Wanted(outcome=outcome)) == {"bob@alpha.test"}
-    found = [find_page(list_ways(Wanted(outcome=one), Recipient.objects.all(), MailDomain.objects.all()))
-             for one in Outcome.values if one != Outcome.ACCEPTED]  # fmt: skip
-    assert sorted(row.state for page in found for row in page.items) == sorted([*State.values, State.UNFINISHED])
+    found = {outcome: find_all(outcome) for outcome in Outcome.values if outcome not in {"accepted", "held"}}
+    for outcome, rows in found.items():
+        assert rows, outcome
+        assert {get_outcome(row) for row in rows} == {outcome}
+    states = sorted([*(row.state for rows in found.values() for row in rows), State.QUARANTINED])
+    assert states == sorted([*State.values, State.UNFINISHED])
+
+
+def test_what_was_taken_is_found_by_what_was_decided_when_it_came(acme):
+    """As it is counted: what was released, delivered or deleted since stays among what was held or accepted."""
+    taken = [state for state in State.values if state not in {State.REFUSED, State.UNFINISHED}]
+    for state in State.values:
+        for action, domain in (("deliver", "alpha"), ("tag", "alpha"), ("quarantine", "beta"), ("refuse", "beta")):
+            keep(f"{action}@{domain}.test", state=state, action=action)
+    for outcome, domain in ((Outcome.ACCEPTED, "@alpha.test"), (Outcome.HELD, "@beta.test")):
+        rows = find_all(outcome)
+        assert sorted(row.state for row in rows) == sorted([*taken, *taken])
+        assert all(row.address.endswith(domain) for row in rows)
+    Message.objects.update(kind="digest")
+    assert find_all(Outcome.ACCEPTED) == []
 
 
 def test_pages_go_through_both_directions_once_newest_first(acme):

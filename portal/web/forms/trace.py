@@ -13,7 +13,8 @@ from django.utils.dateparse import parse_datetime
 from django.utils.text import capfirst
 
 from quarantine.causes import Cause
-from quarantine.tracing import MAX_TEXT, NotUnderstoodError, Outcome, Wanted, read_client, read_party, recognise
+from quarantine.outcomes import Outcome
+from quarantine.tracing import MAX_TEXT, NotUnderstoodError, Wanted, read_client, read_party, recognise
 
 DETAILS = ("sender", "recipient", "client", "since", "until", "outcome", "cause")
 

@@ -17,9 +17,11 @@ from django.utils.formats import date_format
 
 from quarantine.causes import name_cause
 from quarantine.models import Message
+from quarantine.outcomes import name_outcome
 
 register = template.Library()
 register.filter("cause", name_cause)
+register.filter("outcome", name_outcome)
 
 
 @lru_cache

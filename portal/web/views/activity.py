@@ -21,13 +21,17 @@ from portal.tenants.database import get_schema
 from portal.tenants.people.models import User
 from portal.web.pages import choose_time_zone, render_page
 from portal.web.permissions import admin_only, get_user, list_domains
-from quarantine.activity import KINDS, Count, count_by_hour, failed_look_ups, of_domains, of_provider
+from quarantine.activity import DNS, KINDS, Count, count_by_hour, failed_look_ups, of_domains, of_provider
+from quarantine.outcomes import Outcome
 from quarantine.retention import COUNT_DAYS
 
 HOUR = timedelta(hours=1)
 DAYS = 7
 Cause = tuple[str, str]  # kind, cause
-TAKEN: Cause = ("accepted", "")  # to be delivered or held
+TAKEN: dict[Cause, str] = {  # without a cause, and always shown
+    (Outcome.ACCEPTED.value, ""): "To be delivered",
+    (Outcome.HELD.value, ""): "Held in quarantine",
+}
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,10 @@ def begin(day: date) -> datetime:
 def make_table(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
     """Lines and columns: only causes that occurred, the most frequent of each kind first."""
     sums: dict[Span, Counter[Cause]] = {span: Counter() for span in spans}
-    labels: dict[Cause, str] = {TAKEN: "Mail"}
+    labels: dict[Cause, str] = dict(TAKEN)
     for count in counts:
-        key = TAKEN if count.kind in {"accepted", "held"} else (count.kind, count.cause)
-        if key[0] not in KINDS:
+        key = (count.kind, count.cause)
+        if count.kind not in KINDS:
             continue
         labels.setdefault(key, capfirst(count.label) or "No reason noted")
         for span in spans:
@@ -117,24 +121,24 @@ def make_table(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
                 sums[span][key] += count.number
     totals: Counter[Cause] = sum(sums.values(), Counter())
     columns = sorted(labels, key=lambda key: (list(KINDS).index(key[0]), -totals[key], key[1]))
-    kinds = Counter(kind for kind, _ in columns)
+    groups = Counter("Taken" if key in TAKEN else KINDS[key[0]] for key in columns)
     return {
         "columns": [labels[key] for key in columns],
-        "groups": [(name, kinds[kind]) for kind, name in KINDS.items() if kinds[kind]],
+        "groups": list(groups.items()),
         "lines": [(span, [make_cell(span, key, sums[span][key], labels[key]) for key in columns]) for span in spans],
         "totals": [{"number": totals[key], "label": name_cell(key, labels[key])} for key in columns],
         "is_empty": not totals,
-        "has_dns": bool(kinds["dns"]),
+        "has_dns": KINDS[DNS] in groups,
     }
 
 
 def make_cell(span: Span, key: Cause, number: int, label: str) -> dict[str, Any]:
     kind, cause = key
     query = {"since": span.since.isoformat(), "until": span.until.isoformat(), "outcome": kind, "cause": cause}
-    url = "" if kind == "dns" or not number else urlencode({name: value for name, value in query.items() if value})
+    url = "" if kind == DNS or not number else urlencode({name: value for name, value in query.items() if value})
     return {"number": number, "label": name_cell(key, label), "query": url}
 
 
 def name_cell(key: Cause, label: str) -> str:
     """What a number counts, where no head of a column says it."""
-    return KINDS[key[0]] if key == TAKEN else f"{KINDS[key[0]]}: {label[:1].lower()}{label[1:]}"
+    return KINDS[key[0]] if key in TAKEN else f"{KINDS[key[0]]}: {label[:1].lower()}{label[1:]}"

@@ -25,6 +25,7 @@ from portal.web.permissions import (
 from portal.web.preview import find_html, find_raw, make_preview
 from portal.web.words import PTR
 from quarantine.models import Category, Event, MessageKind, Recipient
+from quarantine.outcomes import name_event
 
 FRAME_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'"
 FILE_POLICY = "sandbox; default-src 'none'"
@@ -51,7 +52,7 @@ def get_facts(user: User, row: Recipient) -> dict[str, Any]:
         "row": row,
         "ptr": PTR.get(row.message.ptr_status, ""),
         "findings": [finding for finding in row.findings if isinstance(finding, dict)],
-        "trace": trace[:MAX_EVENTS],
+        "trace": [(name_event(event, row), event) for event in trace[:MAX_EVENTS]],
         "others": others.order_by("address")[:MAX_OTHERS],
         "sender": sender,
         "sender_domain": sender.rpartition("@")[2],

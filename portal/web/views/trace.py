@@ -29,9 +29,10 @@ from portal.web.permissions import (
     signed_in,
     visible_to,
 )
-from portal.web.words import PTR, explain, name_event
+from portal.web.words import PTR, explain
 from quarantine.causes import name_cause
 from quarantine.models import Event, Message, Recipient
+from quarantine.outcomes import name_event, name_outcome
 from quarantine.retention import UNTAKEN, UNTAKEN_DAYS
 from quarantine.tracing import Found, Wanted, describe, find_page, list_ways
 
@@ -102,11 +103,10 @@ def history(request: HttpRequest, row: Recipient) -> HttpResponse:
     user = get_user(request)
     same = visible_to(user).filter(message=row.message).exclude(pk=row.pk)
     events = Event.objects.filter(Q(recipient=row) | Q(recipient=None), message=row.message).order_by("at", "pk")
-    headline, advice = explain(row)
     context = {
         "row": row,
-        "headline": headline,
-        "advice": advice,
+        "headline": name_outcome(row),
+        "advice": explain(row),
         "cause": name_cause(row.cause),
         "ptr": PTR.get(row.message.ptr_status, ""),
         "replies": list_replies(user, row.message, [row.address, *same.values_list("address", flat=True)]),

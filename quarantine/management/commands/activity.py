@@ -1,4 +1,4 @@
-"""manage.py activity: what was taken, refused, put off and left unfinished, by cause, hour by hour."""
+"""manage.py activity: what was accepted, held, refused, deferred and left unfinished, by cause, hour by hour."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from quarantine.causes import Cause
 from quarantine.management.finding import BAD_CALL, NOT_FOUND, read_time
 from quarantine.management.searching import Lines, find_lines, tell_trace
 from quarantine.management.telling import describe_line, list_message_lines, list_unrouted_lines, show
-from quarantine.tracing import NotUnderstoodError, Outcome, Wanted, read_client, read_party, recognise
+from quarantine.outcomes import Outcome
+from quarantine.tracing import NotUnderstoodError, Wanted, read_client, read_party, recognise
 
 MAX_ROWS = 1000
 HINT = (
@@ -43,7 +44,9 @@ class Command(BaseCommand):
             parser.add_argument(f"--{name}", default="", choices=values, metavar=name.upper(), help=", ".join(values))
         parser.add_argument("--unrouted", action="store_true", help="only what reached no provider")
         parser.add_argument("--limit", type=int, default=50, metavar="N", help=f"1 to {MAX_ROWS}, default 50")
-        parser.add_argument("--json", action="store_true", help="print one JSON document")
+        parser.add_argument(
+            "--json", action="store_true", help="a line of JSON for each recipient, with all of its story"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not 1 <= options["limit"] <= MAX_ROWS:
@@ -52,16 +55,16 @@ class Command(BaseCommand):
         if wanted.is_anything and not options["unrouted"]:
             raise CommandError("Say what to look for: see manage.py trace --help.", returncode=BAD_CALL)
         which = {"slug": options["provider"], "only_unrouted": options["unrouted"]}
-        lines = find_lines(wanted, limit=options["limit"], **which)
+        lines = find_lines(wanted, limit=options["limit"], whole=options["json"], **which)
         if not lines.items:
             raise CommandError(f"There is no trace: {lines.searched}. {HINT}", returncode=NOT_FOUND)
-        traces = {line["trace_id"] for line in lines.items}
-        told = tell_trace(traces.pop() if len(traces) == 1 and not lines.more else "", **which)
         if options["json"]:
-            told |= {"searched": lines.searched, "found": lines.items, "more": lines.more}
-            self.stdout.write(json.dumps(told))
+            self.stdout.writelines(json.dumps(line) + "\n" for line in lines.items)
+            self.stderr.write(summarise(lines), str)
             return
-        for text in list_history(told) if told["trace_id"] else list_overview(lines):
+        traces = {line["trace_id"] for line in lines.items}
+        is_one = len(traces) == 1 and not lines.more
+        for text in list_history(tell_trace(traces.pop(), **which)) if is_one else list_overview(lines):
             self.stdout.write(show(text))
 
 
@@ -96,5 +99,9 @@ def list_history(told: dict[str, Any]) -> Iterator[str]:
 def list_overview(lines: Lines) -> Iterator[str]:
     """A line for each of many, newest first."""
     yield from map(describe_line, lines.items)
+    yield summarise(lines)
+
+
+def summarise(lines: Lines) -> str:
     found, hint = ("found, and more", " Narrow the search, or raise --limit.") if lines.more else ("found", "")
-    yield f"{len(lines.items)} {found}: {lines.searched}.{hint} Times are UTC."
+    return f"{len(lines.items)} {found}: {lines.searched}.{hint} Times are UTC."
