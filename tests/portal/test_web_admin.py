@@ -10,6 +10,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from filtering.policy.models import PolicyRelease
 from portal.tenants.colours import CONTRAST, get_contrast, parse_colour
 from portal.tenants.models import MailDomain, ServiceProvider
 from portal.tenants.people.models import DomainAdmin, Mailbox, SenderRule, User
@@ -176,6 +177,21 @@ def test_a_domain_admin_chooses_actions_hour_and_zone_and_not_the_server(acme):
     assert domain.recipient_policy == "callout"
     assert (domain.digest_hour, domain.time_zone, domain.server_host) == (9, "Europe/Berlin", "127.0.0.1")
     assert get_mailbox().next_digest_at is not None
+
+
+def test_what_the_policy_says_is_said_where_it_is_a_choice(acme):
+    pk = MailDomain.objects.get(name="alpha.test").pk
+    client = browse("dora")
+    for path in ("/domains/", f"/domains/{pk}/"):
+        assert "As the policy says (refuse)" in get_text(client.get(path))
+    PolicyRelease.objects.filter(is_live=True).update(content={"ptr": {"action": "off"}})
+    for path in ("/domains/", f"/domains/{pk}/"):
+        assert "As the policy says (ignore)" in get_text(client.get(path))
+    PolicyRelease.objects.update(is_live=False)
+    for path in ("/domains/", f"/domains/{pk}/"):
+        text = get_text(client.get(path))
+        assert "As the policy says" in text
+        assert "As the policy says (" not in text
 
 
 def test_the_provider_sets_the_server(acme):

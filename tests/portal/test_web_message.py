@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from portal.tenants.models import ServiceProvider
 from portal.tenants.people.models import SenderRule
 from portal.web.preview import make_visible
 from portal.web.sanitise import TAGS, extract_text, sanitise_html
@@ -299,3 +301,27 @@ def test_a_report_of_ours_is_read_by_the_owner_of_its_mailbox_only(acme, who, se
     assert ("X-Odd" in get_text(pages[1])) == sees
     assert ("only the mailbox's owner can look inside" in text) != sees
     assert (f"/m/{pk}/raw/" in text) == sees
+
+
+@pytest.mark.parametrize(
+    ("who", "told"),
+    [
+        ("dora", '/reverse-dns/?network=192.0.2.25&domain={domain}#grant">Let this server in for a time</a>'),
+        ("alice", '/reverse-dns/?network=192.0.2.25&domain={domain}#grant">Let this server in for a time</a>'),
+        ("bob", "Only an admin of alpha.test can let the sending server in for a time: ask yours, or 0800 1234, and"),
+    ],
+)
+@pytest.mark.parametrize("state", [State.REFUSED, State.QUARANTINED])
+def test_where_a_rule_for_the_sender_does_not_help_what_does_is_offered(acme, who, told, state):
+    """Reverse DNS is asked before the sender is: an allow rule changes nothing, an exception for the server does."""
+    ServiceProvider.objects.filter(slug="acme").update(support="0800 1234")
+    finding = {"check": "reverse_dns", "points": 0, "text": "no PTR", "category": "policy", "action": "quarantine"}
+    by_name = keep("bob@alpha.test", state=state, cause="reverse_dns" if state == State.REFUSED else "",
+                   findings=[finding]).recipients.get()  # fmt: skip
+    Message.objects.update(ptr_status="none")
+    other = keep("bob@alpha.test", findings=[{"check": "reverse_dns", "points": 2, "text": "no PTR"}]).recipients.get()
+    client = browse(who)
+    for page in (f"/m/{by_name.pk}/", f"/trace/{by_name.pk}/")[: 2 if state == State.REFUSED else 1]:
+        assert told.format(domain=by_name.domain_id) in unescape(get_text(client.get(page)))
+    assert 'value="allow"' not in get_text(client.get(f"/m/{by_name.pk}/"))
+    assert 'value="allow"' in get_text(client.get(f"/m/{other.pk}/"))

@@ -523,3 +523,17 @@ def test_a_state_has_one_name_on_every_page(acme, state):
     assert f"<h1>{name}</h1>" in history
     assert f">{name}</span>" in history
     assert f">{name}</span>" in unescape(get_text(client.get(f"/m/{row.pk}/")))
+
+
+def test_the_zone_of_times_is_said_where_they_are_read_and_typed(acme):
+    MailDomain.objects.filter(name="alpha.test").update(time_zone="Asia/Kolkata")
+    keep("bob@alpha.test", sender="ann@far.test")
+    count(timezone.now().replace(minute=0, second=0, microsecond=0), domain="alpha.test")
+    text = search("dora", q="ann@far.test")
+    assert "Times are in Asia/Kolkata." in text.partition("<footer")[0]
+    assert text.count("In the time zone Asia/Kolkata.") == 2  # since, before
+    client = browse("dora")
+    for path, unit in (("/activity/", "Hours"), ("/activity/?days=7", "Days")):
+        page = get_text(client.get(path))
+        assert f"{unit} are in the time zone Asia/Kolkata." in page
+        assert "Hours of another day (Asia/Kolkata)" in page

@@ -8,10 +8,20 @@ from zoneinfo import available_timezones
 from django import forms
 from django.core.exceptions import ValidationError
 
-from portal.tenants.models import MailDomain
+from filtering.policy.releases import NoLiveRelease, get_live
+from portal.tenants.models import MailDomain, PtrAction
 from portal.tenants.provisioning import ProvisioningError, parse_mail_address, parse_server
 
 HOURS = [(hour, f"{hour:02d}:00") for hour in range(24)]
+
+
+def name_release_choice() -> str:
+    """What it means to do "as the policy says" about clients without reverse DNS, at present."""
+    try:
+        action = PtrAction(get_live().ptr.action)
+    except (NoLiveRelease, ValueError):
+        return str(PtrAction.RELEASE.label)
+    return f"{PtrAction.RELEASE.label} ({action.label.lower()})"
 
 
 class DomainForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -48,6 +58,8 @@ class DomainForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        ptr = cast(forms.ChoiceField, self.fields["ptr_action"])
+        ptr.choices = [(PtrAction.RELEASE.value, name_release_choice()), *PtrAction.choices[1:]]
         field = cast(forms.ChoiceField, self.fields["time_zone"])
         field.choices = [(name, name.replace("_", " ")) for name in sorted(available_timezones())]
 

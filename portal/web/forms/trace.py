@@ -83,6 +83,11 @@ class TraceForm(forms.Form):
         choices=[("", "Any reason"), *((value, capfirst(label)) for value, label in Cause.choices)],
     )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("since", "until"):
+            self.fields[name].help_text = f"In the time zone {timezone.get_current_timezone_name()}."
+
     @property
     def has_details(self) -> bool:
         return any(self.data.get(name) for name in DETAILS)

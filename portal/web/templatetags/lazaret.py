@@ -65,6 +65,12 @@ def sender_address(message: Message) -> str:
 
 
 @register.filter
+def domain(address: str) -> str:
+    """The part after the @."""
+    return address.rpartition("@")[2]
+
+
+@register.filter
 def points(value: object) -> str:
     """A finding's points with their sign: +2.5, -1.0; what is no number is not shown."""
     return f"{value:+.1f}" if isinstance(value, int | float) else ""

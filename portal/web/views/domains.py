@@ -11,7 +11,7 @@ from django.views.decorators.http import require_safe
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox, User
 from portal.web import mailbox_check
-from portal.web.forms.domains import AddressForm, DomainForm, ProviderDomainForm
+from portal.web.forms.domains import AddressForm, DomainForm, ProviderDomainForm, name_release_choice
 from portal.web.pages import render_page
 from portal.web.permissions import admin_only, get_user, list_domains, of_row
 from quarantine.queries import count_unverified
@@ -30,7 +30,7 @@ def domains(request: HttpRequest) -> HttpResponse:
     rows = list_domains(get_user(request)).order_by("name")
     rows = rows.filter(name__contains=text) if text else rows
     page = list((rows.filter(name__gt=after) if after else rows)[: PAGE_SIZE + 1])
-    context = {"rows": page[:PAGE_SIZE], "text": text}
+    context = {"rows": page[:PAGE_SIZE], "text": text, "ptr_release": name_release_choice()}
     context["older"] = page[PAGE_SIZE - 1].name if len(page) > PAGE_SIZE else ""
     return render_page(request, "web/domains.html", context, page="domains")
 

@@ -24,6 +24,7 @@ from portal.web.permissions import (
 )
 from portal.web.preview import find_html, find_raw, make_preview
 from portal.web.words import PTR
+from quarantine.causes import Cause
 from quarantine.models import Category, Event, MessageKind, Recipient
 from quarantine.outcomes import name_event
 
@@ -57,11 +58,19 @@ def get_facts(user: User, row: Recipient) -> dict[str, Any]:
         "sender": sender,
         "sender_domain": sender.rpartition("@")[2],
         "scopes": list_scopes(user, row),
+        "has_no_name": was_for_reverse_dns(row),
         "may_act": may_act(row.state),
         "may_except": row.message.ptr_status == "none" and looks_after(user, row.domain_id),
         "may_release": may_release(user, row),
         "may_download": may_download(user, row),
     }
+
+
+def was_for_reverse_dns(row: Recipient) -> bool:
+    """Whether it was refused or held because its server has no name: no rule about its sender changes that."""
+    findings = (finding for finding in row.findings if isinstance(finding, dict))
+    decided = any(finding.get("check") == "reverse_dns" and finding.get("action") for finding in findings)
+    return decided or row.cause == Cause.REVERSE_DNS
 
 
 def list_scopes(user: User, row: Recipient) -> list[tuple[str, str]]:
