@@ -7,7 +7,7 @@ from django_tenants.utils import schema_context
 
 from quarantine.models import Message, Recipient, State
 from tests.cast import PASSWORD
-from tests.kept_mail import keep
+from tests.kept_mail import add_recipient, keep
 
 pytestmark = pytest.mark.e2e
 
@@ -237,3 +237,21 @@ def test_every_field_and_button_has_a_name(portal, mails, browser, sign_in):
 NAMELESS = """() => [...document.querySelectorAll("input:not([type=hidden]), select, button, a")]
   .filter((one) => !(one.labels && one.labels.length) && !one.textContent.trim() && !one.getAttribute("aria-label"))
   .map((one) => one.outerHTML)"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_of_what_a_search_found_is_cut_off(portal, browser, sign_in, width):
+    """Whom it was for is what people look for: long addresses are broken, never shortened."""
+    address = "the-long-name-of-a-department@alpha.test"
+    with schema_context("sp_acme"):
+        message = keep(address, sender="a-newsletter-of-some-length@mailings.far.test", subject="A long subject " * 9)
+        add_recipient(message, "bob@alpha.test", state=State.DEFERRED)
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    base = portal.format("acme")
+    sign_in(page, base, "dora@alpha.test", PASSWORD)
+    page.goto(f"{base}/trace/?q={message.trace_id}")
+    assert page.get_by_role("cell", name=address).count() == 1
+    cut = "found => found.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent)"
+    if width > 752:  # on a phone a subject ends after two lines
+        assert page.locator(".found td, .found .line").evaluate_all(cut) == []
+    assert page.locator(".found .to, .found .from, .found .kind").evaluate_all(cut) == []
