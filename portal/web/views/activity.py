@@ -21,7 +21,7 @@ from portal.tenants.database import get_schema
 from portal.tenants.people.models import User
 from portal.web.pages import choose_time_zone, render_page
 from portal.web.permissions import admin_only, get_user, list_domains
-from quarantine.activity import DNS, KINDS, Count, count_by_hour, failed_look_ups, of_domains, of_provider
+from quarantine.activity import KINDS, Count, count_by_hour, find_troubled_hours, of_domains, of_provider
 from quarantine.outcomes import Outcome
 from quarantine.retention import COUNT_DAYS
 
@@ -52,19 +52,23 @@ def activity(request: HttpRequest) -> HttpResponse:
         day, by_day = read_day(request.GET.get("day", "")), request.GET.get("days") == str(DAYS)
         spans = list_days() if by_day else list_hours_of(day) if day else list_last_hours()
         since, until = spans[-1].since, spans[0].until
-        counts = [count for which in choose(user) for count in count_by_hour(which, since=since, until=until)]
-        context = make_table(spans, counts) | {"day": day, "by_day": by_day, "kept": COUNT_DAYS}
+        context = make_table(spans, count_by_hour(choose(user), since=since, until=until))
+        context |= {"day": day, "by_day": by_day, "kept": COUNT_DAYS}
+        context["troubled"] = list_troubled(spans)
     return render_page(request, "web/activity.html", context, page="activity")
 
 
-def choose(user: User) -> list[Q]:
-    """What the user may count, each by a query of its own.
-
-    Failed look-ups are of the whole platform, and tell only the provider's admins.
-    """
+def choose(user: User) -> Q:
+    """What the user may count."""
     if user.is_provider_admin:
-        return [of_provider(get_schema()), failed_look_ups()]
-    return [of_domains(get_schema(), list_domains(user).values_list("pk", flat=True))]
+        return of_provider(get_schema())
+    return of_domains(get_schema(), list_domains(user).values_list("pk", flat=True))
+
+
+def list_troubled(spans: list[Span]) -> list[str]:
+    """The hours or days in which look-ups of reverse DNS did not work."""
+    hours = find_troubled_hours(since=spans[-1].since, until=spans[0].until)
+    return [span.label for span in spans if any(span.since <= hour < span.until for hour in hours)]
 
 
 def read_day(text: str) -> date | None:
@@ -128,14 +132,13 @@ def make_table(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
         "lines": [(span, [make_cell(span, key, sums[span][key], labels[key]) for key in columns]) for span in spans],
         "totals": [{"number": totals[key], "label": name_cell(key, labels[key])} for key in columns],
         "is_empty": not totals,
-        "has_dns": KINDS[DNS] in groups,
     }
 
 
 def make_cell(span: Span, key: Cause, number: int, label: str) -> dict[str, Any]:
     kind, cause = key
     query = {"since": span.since.isoformat(), "until": span.until.isoformat(), "outcome": kind, "cause": cause}
-    url = "" if kind == DNS or not number else urlencode({name: value for name, value in query.items() if value})
+    url = urlencode({name: value for name, value in query.items() if value}) if number else ""
     return {"number": number, "label": name_cell(key, label), "query": url}
 
 

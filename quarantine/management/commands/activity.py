@@ -49,4 +49,5 @@ def make_count(count: Count, slugs: dict[str, str]) -> dict[str, Any]:
 
 def describe(count: Count, slugs: dict[str, str]) -> str:
     where = slugs.get(count.schema, count.schema) or "-"
-    return f"{count.hour:%Y-%m-%d %H:00}  {where:<10}  {count.kind:<10}  {count.cause:<24}  {count.number:>8}"
+    what = f"{count.kind:<10}  {count.cause:<24}  {count.number:>8}  {count.label}".rstrip()
+    return f"{count.hour:%Y-%m-%d %H:00}  {where:<10}  {what}"
