@@ -7,17 +7,15 @@ import logging
 import threading
 
 from django.conf import settings
-from redis.exceptions import RedisError
 
 from portal.tenants.models import MailDomain
-from portal.web.limits import use_up
+from portal.web.limits import take_turn
 from quarantine.delivery.callout import Answer, Callout, Word
 
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10.0
-WINDOW_SECONDS = 60
-MAX_OF_DOMAIN = 10  # in a window
+MAX_OF_DOMAIN = 10  # in a minute
 MAX_AT_ONCE = 2  # of a process: each holds a thread of the web server
 NO_ANSWER = "It did not answer as a mail server does."
 _slots = threading.BoundedSemaphore(MAX_AT_ONCE)
@@ -27,18 +25,10 @@ def check_mailbox(domain: MailDomain, address: str) -> Answer | None:
     """What the domain's mail server says now. None: not asked, because it was asked too often. Takes ten seconds at
     most.
     """
-    try:
-        if not use_up(f"mailbox-check:{domain.pk}", times=MAX_OF_DOMAIN, seconds=WINDOW_SECONDS):
+    with take_turn(_slots, "mailbox-check", domain.pk, times=MAX_OF_DOMAIN) as refusal:
+        if refusal:
             return None
-    except (RedisError, ValueError):  # ValueError: the entry went while it was counted
-        log.warning("mailbox_check_not_counted")
-        return None
-    if not _slots.acquire(blocking=False):
-        return None
-    try:
         answer = asyncio.run(_ask(domain.server_host, domain.server_port, address))
-    finally:
-        _slots.release()
     if not answer.by_server:
         log.warning("mailbox_check_no_answer domain=%s reason=%r", domain.name, answer.text)
     return answer

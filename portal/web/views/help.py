@@ -10,8 +10,8 @@ from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 
 from filtering.evidence.addresses import MAX_CHARACTERS, Address, read_address
-from portal.web.limits import get_client
-from portal.web.ptr_check import Refusal, check_address
+from portal.web.limits import Refusal, get_client
+from portal.web.ptr_check import check_address
 
 STATUS = {
     Refusal.LIMITED: HTTPStatus.TOO_MANY_REQUESTS,
