@@ -8,7 +8,7 @@ looked through, so many a page.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import parseaddr
@@ -24,7 +24,7 @@ from psycopg import sql
 
 from portal.tenants.models import MailDomain
 from quarantine.causes import name_cause
-from quarantine.models import Recipient
+from quarantine.models import Message, Recipient
 from quarantine.outcomes import CONDITIONS, Outcome
 from quarantine.platform.models import Unrouted
 from quarantine.queries import SCHEMAS_A_QUERY, read_place, write_place
@@ -32,7 +32,7 @@ from quarantine.trace_id import ALPHABET, LENGTH, read_trace_id
 
 MAX_TEXT = 998  # of a line (RFC 5322 2.1.1): no Message-ID is longer
 WALK = 20_000  # rows that one page looks through where no index answers
-WIDEST = {4: 16, 6: 32}  # the shortest prefix whose rows are few enough to be sorted
+WIDEST = {4: 16, 6: 32}  # the shortest prefix whose rows may be few enough to be sorted: they are counted first
 FIELD = re.compile(r"^(?:message-id|from|to|sender|return-path)\s*:\s*", re.IGNORECASE)
 TABLE = re.compile(r'"(quarantine_\w+)"')
 Network = IPv4Network | IPv6Network
@@ -161,12 +161,16 @@ class Way:
 SENT_AT = "message__received_at"
 
 
-def list_ways(wanted: Wanted, rows: QuerySet[Recipient], domains: QuerySet[MailDomain]) -> list[Way]:
+def list_ways(
+    wanted: Wanted, rows: QuerySet[Recipient], domains: QuerySet[MailDomain], *, is_wide: bool | None = None
+) -> list[Way]:
     """How to find what is wanted among the recipient rows `rows`; `domains` are those that they may be of.
 
-    The rows of each are in an index's order; what is left to be told of them is its `narrow`.
+    The rows of each are in an index's order; what is left to be told of them is its `narrow`. `is_wide`: whether the
+    network that is wanted has too many rows to be sorted (None: they are counted, in the schema we are in).
     """
-    narrow = _make_narrow(wanted)
+    is_wide = has_many(wanted.client, Message.objects.all()) if is_wide is None else is_wide
+    narrow = _make_narrow(wanted, is_wide=is_wide)
     if wanted.party.startswith("@"):
         if ids := _list_ids(wanted.party, domains):
             rows = rows.filter(domain_id__in=ids)  # index recipient_domain
@@ -174,12 +178,12 @@ def list_ways(wanted: Wanted, rows: QuerySet[Recipient], domains: QuerySet[MailD
             narrow &= Q(message__sender__iendswith=wanted.party)
     if wanted.recipient.startswith("@"):
         rows = rows.filter(domain_id__in=_list_ids(wanted.recipient, domains))
-    rows = rows.filter(*_list_conditions(wanted))
-    ways = _list_exact(wanted, rows) or [Way(rows)]
+    rows = rows.filter(*_list_conditions(wanted, is_wide=is_wide))
+    ways = _list_exact(wanted, rows, is_wide=is_wide) or [Way(rows)]
     return [replace(way, narrow=narrow).within(wanted) for way in ways]
 
 
-def _make_narrow(wanted: Wanted) -> Q:
+def _make_narrow(wanted: Wanted, *, is_wide: bool) -> Q:
     narrow = CONDITIONS[wanted.outcome] if wanted.outcome else Q()
     if wanted.cause:
         narrow &= Q(cause=wanted.cause)
@@ -187,23 +191,23 @@ def _make_narrow(wanted: Wanted) -> Q:
         narrow &= Q(message__header_from__icontains=wanted.header_from)
     if wanted.sender.startswith("@"):
         narrow &= Q(message__sender__iendswith=wanted.sender)
-    if wanted.client and _is_wide(wanted.client):
+    if wanted.client and is_wide:
         narrow &= _is_within(wanted.client, "message__client_ip")
     return narrow
 
 
-def _list_conditions(wanted: Wanted) -> list[Any]:
+def _list_conditions(wanted: Wanted, *, is_wide: bool) -> list[Any]:
     conditions: list[Any] = []
     if _is_address(wanted.recipient):
         conditions.append(_is_for(wanted.recipient))
     if _is_address(wanted.sender):
         conditions.append(_is_from(wanted.sender))
-    if wanted.client and not _is_wide(wanted.client):
+    if wanted.client and not is_wide:
         conditions.append(_is_within(wanted.client, "message__client_ip"))
     return conditions
 
 
-def _list_exact(wanted: Wanted, rows: QuerySet[Recipient]) -> list[Way]:
+def _list_exact(wanted: Wanted, rows: QuerySet[Recipient], *, is_wide: bool) -> list[Way]:
     if wanted.trace_id:
         return [Way(rows.filter(message__trace_id=wanted.trace_id))]  # the unique index of trace_id
     ways = [Way(rows.filter(message__message_id=wanted.message_id))] if wanted.message_id else []
@@ -215,7 +219,7 @@ def _list_exact(wanted: Wanted, rows: QuerySet[Recipient]) -> list[Way]:
         return ways
     if _is_address(wanted.recipient):
         return [Way(rows)]
-    is_near = wanted.client and not _is_wide(wanted.client)
+    is_near = wanted.client and not is_wide
     return [Way(rows, SENT_AT)] if _is_address(wanted.sender) or is_near else []
 
 
@@ -231,12 +235,37 @@ def _is_from(address: str) -> Exact:
     return Exact(Lower("message__sender"), address)  # index message_sender
 
 
-def _is_wide(network: Network) -> bool:
-    return network.prefixlen < WIDEST[network.version]
+def has_many(network: Network | None, rows: QuerySet[Any]) -> bool:
+    """Whether the rows of the network are too many to be sorted for a page. An address has its rows in order."""
+    if network is None or network.num_addresses == 1:
+        return False
+    return network.prefixlen < WIDEST[network.version] or _list_some(network, rows).count() > WALK
+
+
+def has_many_anywhere(network: Network | None, schemas: Sequence[str]) -> bool:
+    """The same of the messages of any of those schemas: a query for 200 of them."""
+    if network is None or network.num_addresses == 1 or network.prefixlen < WIDEST[network.version]:
+        return has_many(network, Message.objects.none())
+    some = _list_some(network, Message.objects.all()).values_list("pk")
+    statement, values = some.query.sql_with_params()
+    counts = sql.SQL("SELECT max(n) FROM (SELECT count(*) n FROM ({rows}) found GROUP BY schema) counts")
+    return any(
+        found[0] > WALK
+        for part in _in_parts(schemas)
+        for found in _ask(counts.format(rows=_unite(statement, part, sql.SQL(QUALIFIED))), [*values] * len(part))
+        if found[0] is not None
+    )
+
+
+def _list_some(network: Network, rows: QuerySet[Any]) -> QuerySet[Any]:
+    """One more than can be sorted: that many, or more."""
+    return rows.filter(_is_within(network, "client_ip"))[: WALK + 1]
 
 
 def _is_within(network: Network, column: str) -> Q:
-    """Indexes message_client, unrouted_client: addresses of a network are neighbours."""
+    """Indexes message_client, unrouted_client: addresses of a network are neighbours, one has its rows by time."""
+    if network.num_addresses == 1:
+        return Q(**{column: str(network[0])})
     return Q(**{f"{column}__gte": str(network[0]), f"{column}__lte": str(network[-1])})
 
 
@@ -303,54 +332,82 @@ def _walk(way: Way, limit: int) -> tuple[list[Any], Key | None]:
 
 
 Hit = tuple[datetime, str, int]  # when, schema, the recipient row's id
+QUALIFIED = "SELECT {schema}::text AS schema, found.* FROM ({rows}) found"
+# The rows that are wanted of those that were looked through; and, without an id, how far that came where it ended.
+WALKED = """(
+WITH seen (at, pk, is_wanted) AS MATERIALIZED ({rows})
+(SELECT {schema}::text, at, pk FROM seen WHERE is_wanted ORDER BY at DESC, pk DESC LIMIT {limit})
+UNION ALL SELECT {schema}::text, min(at), NULL FROM seen HAVING count(*) = {walk}
+)"""
 
 
-def find_everywhere(wanted: Wanted, schemas: Sequence[str], *, limit: int) -> list[Hit]:
-    """The newest `limit` recipient rows of those schemas: a query for 200 of them, for each way."""
+def find_everywhere(
+    wanted: Wanted, schemas: Sequence[str], *, limit: int, is_wide: bool | None = None
+) -> tuple[list[Hit], datetime | None]:
+    """The newest `limit` recipient rows of those schemas, and how far back was looked where rows were looked through
+    and that ended before everything was seen: a query for 200 schemas, for each way. `is_wide` as in `list_ways`.
+    """
+    is_wide = has_many_anywhere(wanted.client, schemas) if is_wide is None else is_wide
     hits: set[Hit] = set()
-    for way in list_ways(wanted, Recipient.objects.all(), MailDomain.objects.all()):
-        for start in range(0, len(schemas), SCHEMAS_A_QUERY):
-            hits.update(_find_in_schemas(way, schemas[start : start + SCHEMAS_A_QUERY], limit))
-    return sorted(hits, reverse=True)[:limit]
+    edges: list[datetime] = []
+    for way in list_ways(wanted, Recipient.objects.all(), MailDomain.objects.all(), is_wide=is_wide):
+        for part in _in_parts(schemas):
+            for schema, at, pk in _find_in_schemas(way, part, limit):
+                if pk is None:
+                    edges.append(at)
+                else:
+                    hits.add((at, schema, pk))
+    edge = max(edges, default=None)  # what is before it, elsewhere may not have been looked at yet
+    return sorted((hit for hit in hits if edge is None or hit[0] >= edge), reverse=True)[:limit], edge
 
 
-def _find_in_schemas(way: Way, schemas: Sequence[str], limit: int) -> list[Hit]:
-    rows = way.list_rows().select_related(None).values_list(way.clock, "pk")[:limit]
+def _find_in_schemas(way: Way, schemas: Sequence[str], limit: int) -> list[tuple[str, datetime, int | None]]:
+    rows = replace(way, narrow=Q()).list_rows().select_related(None)
+    pattern = sql.SQL(QUALIFIED)
+    if way.narrow:
+        is_wanted = ExpressionWrapper(way.narrow, output_field=BooleanField())
+        found = rows.annotate(is_wanted=is_wanted).values_list(way.clock, "pk", "is_wanted")[:WALK]
+        pattern = sql.SQL(WALKED)
+    else:
+        found = rows.values_list(way.clock, "pk")[:limit]
     try:
-        statement, values = rows.query.sql_with_params()
+        statement, values = found.query.sql_with_params()
     except EmptyResultSet:
         return []
+    return _ask(_unite(statement, schemas, pattern, limit=limit), [*values] * len(schemas))
+
+
+def _in_parts(schemas: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(schemas), SCHEMAS_A_QUERY):
+        yield schemas[start : start + SCHEMAS_A_QUERY]
+
+
+def _unite(statement: str, schemas: Sequence[str], pattern: sql.SQL, *, limit: int = 0) -> sql.Composed:
+    """Django's statement for each schema, with the schema before each table and beside each row. Names are our own."""
+    bounds = {"limit": sql.Literal(limit), "walk": sql.Literal(WALK)}
+    parts = [
+        pattern.format(schema=sql.Literal(schema), rows=sql.SQL(TABLE.sub(rf'"{schema}"."\1"', statement)), **bounds)
+        for schema in schemas
+    ]
+    return sql.SQL(" UNION ALL ").join(parts)
+
+
+def _ask(query: sql.Composed, values: Sequence[Any]) -> list[Any]:
     with connection.cursor() as cursor:
-        cursor.execute(
-            sql.SQL(" UNION ALL ").join(_qualify(statement, schema) for schema in schemas), list(values) * len(schemas)
-        )
-        return [(at, schema, pk) for schema, at, pk in cursor.fetchall()]
-
-
-def _qualify(statement: str, schema: str) -> sql.Composed:
-    """Django's statement with the schema before each table, and beside each row. The names are our own."""
-    qualified = TABLE.sub(rf'"{schema}"."\1"', statement)
-    return sql.SQL("SELECT {schema}, found.* FROM ({rows}) found").format(
-        schema=sql.Literal(schema), rows=sql.SQL(qualified)
-    )
+        cursor.execute(query, values)
+        rows: list[Any] = cursor.fetchall()
+        return rows
 
 
 def list_unrouted_ways(wanted: Wanted) -> list[Way]:
     """How to find what is wanted among what reached no provider."""
-    rows, narrow = Unrouted.objects.filter(**_list_unrouted_facts(wanted)), Q()
-    for column in ("sender", "recipient"):
-        value = getattr(wanted, column)
-        if _is_address(value):
-            rows = rows.filter(Exact(Lower(column), value))  # indexes unrouted_sender, unrouted_recipient
-        elif value:
-            narrow &= Q(**{f"{column}__iendswith": value})
-    if wanted.client:
-        rows = rows.filter(_is_within(wanted.client, "client_ip"))
+    rows, narrow = _list_unrouted_rows(wanted)
     if wanted.message_id and not wanted.party or wanted.header_from:
         rows = rows.none()  # what reached nobody was not read
     if _is_address(wanted.party):
         to_them, from_them = (Exact(Lower(column), wanted.party) for column in ("recipient", "sender"))
-        ways = [Way(rows.filter(to_them), "at"), Way(rows.filter(from_them).exclude(to_them), "at")]
+        both = (rows.filter(to_them), rows.filter(from_them).exclude(to_them))
+        ways = [Way(found, "at", narrow) for found in both]
     else:
         if wanted.party:
             narrow &= Q(sender__iendswith=wanted.party) | Q(recipient__iendswith=wanted.party)
@@ -358,9 +415,23 @@ def list_unrouted_ways(wanted: Wanted) -> list[Way]:
     return [way.within(wanted) for way in ways]
 
 
-def _list_unrouted_facts(wanted: Wanted) -> dict[str, str]:
-    facts = {"trace_id": wanted.trace_id, "outcome": wanted.outcome, "cause": wanted.cause}
-    return {name: value for name, value in facts.items() if value}
+def _list_unrouted_rows(wanted: Wanted) -> tuple[QuerySet[Unrouted], Q]:
+    """What an index leads to, and what it does not answer."""
+    rows, narrow = Unrouted.objects.all(), Q()
+    if wanted.client:
+        is_wide, within = has_many(wanted.client, rows), _is_within(wanted.client, "client_ip")
+        rows, narrow = (rows, within) if is_wide else (rows.filter(within), narrow)
+    if wanted.trace_id:
+        rows = rows.filter(trace_id=wanted.trace_id)
+    for column in ("sender", "recipient"):
+        value = getattr(wanted, column)
+        if _is_address(value):
+            rows = rows.filter(Exact(Lower(column), value))  # indexes unrouted_sender, unrouted_recipient
+        elif value:
+            narrow &= Q(**{f"{column}__iendswith": value})
+    for column in ("outcome", "cause"):
+        narrow &= Q(**{column: value}) if (value := getattr(wanted, column)) else Q()
+    return rows, narrow
 
 
 def describe(wanted: Wanted, show_time: Callable[[datetime], str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
@@ -23,18 +23,30 @@ from quarantine.management.telling import (
 )
 from quarantine.models import Recipient
 from quarantine.queries import find_trace, list_providers_of_trace, list_unrouted
-from quarantine.tracing import Wanted, describe, find_everywhere, find_page, list_unrouted_ways, list_ways
+from quarantine.tracing import (
+    Wanted,
+    describe,
+    find_everywhere,
+    find_page,
+    has_many_anywhere,
+    list_unrouted_ways,
+    list_ways,
+)
 
 WALK_DAYS = 7  # how far back is looked for what no index answers, where nobody says since when
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """What was found, newest first, whether there is more, and what was looked for, in words."""
+    """What was found, newest first, whether there is more, and what was looked for, in words.
+
+    `reached` is how far back was looked, where that ended before everything was seen.
+    """
 
     searched: str
     items: list[Line]
     more: bool
+    reached: datetime | None = None
 
 
 def find_lines(wanted: Wanted, *, limit: int, slug: str, only_unrouted: bool, whole: bool = False) -> Lines:
@@ -51,25 +63,31 @@ def find_lines(wanted: Wanted, *, limit: int, slug: str, only_unrouted: bool, wh
 
 def _bound(wanted: Wanted) -> Wanted:
     """With a beginning, where rows have to be looked through."""
-    ways = [*list_ways(wanted, Recipient.objects.all(), MailDomain.objects.all()), *list_unrouted_ways(wanted)]
-    if wanted.since or not any(way.narrow for way in ways):
+    is_wide = has_many_anywhere(wanted.client, _list_schemas())
+    routed = list_ways(wanted, Recipient.objects.all(), MailDomain.objects.all(), is_wide=is_wide)
+    if wanted.since or not any(way.narrow for way in (*routed, *list_unrouted_ways(wanted))):
         return wanted
     return replace(wanted, since=(wanted.until or timezone.now()) - timedelta(days=WALK_DAYS))
 
 
 def _find(wanted: Wanted, limit: int, slug: str, *, only_unrouted: bool, whole: bool) -> Lines:
-    lines = [] if only_unrouted else _list_routed(wanted, limit + 1, slug, whole=whole)
+    lines, reached = ([], None) if only_unrouted else _list_routed(wanted, limit + 1, slug, whole=whole)
     if not slug:
         make = make_unrouted_record if whole else make_unrouted_line
-        lines += map(make, find_page(list_unrouted_ways(wanted), size=limit + 1).items)
+        found = find_page(list_unrouted_ways(wanted), size=limit + 1)
+        lines += map(make, found.items)
+        reached = max(filter(None, [reached, found.reached]), default=None)
+    if reached:  # what is before it, elsewhere may not have been looked at yet
+        lines = [line for line in lines if datetime.fromisoformat(line["at"]) >= reached]
     lines.sort(key=lambda line: str(line["at"]), reverse=True)
-    return Lines(describe(wanted, show_time) or "anything", lines[:limit], len(lines) > limit)
+    return Lines(describe(wanted, show_time) or "anything", lines[:limit], len(lines) > limit, reached)
 
 
-def _list_routed(wanted: Wanted, limit: int, slug: str, *, whole: bool) -> list[Line]:
+def _list_routed(wanted: Wanted, limit: int, slug: str, *, whole: bool) -> tuple[list[Line], datetime | None]:
     slugs = {provider.schema_name: provider.slug for provider in _list_providers(slug)}
     by_schema: dict[str, list[int]] = {}
-    for _, schema, pk in find_everywhere(wanted, list(slugs), limit=limit):
+    hits, reached = find_everywhere(wanted, list(slugs), limit=limit)
+    for _, schema, pk in hits:
         by_schema.setdefault(schema, []).append(pk)
     lines = []
     for schema, pks in by_schema.items():
@@ -79,7 +97,11 @@ def _list_routed(wanted: Wanted, limit: int, slug: str, *, whole: bool) -> list[
                 lines += [make_record(slugs[schema], row) for row in rows.prefetch_related("message__events")]
             else:
                 lines += [make_line(slugs[schema], row) for row in rows]
-    return lines
+    return lines, reached
+
+
+def _list_schemas() -> list[str]:
+    return [provider.schema_name for provider in _list_providers("")]
 
 
 def _list_providers(slug: str) -> list[ServiceProvider]:

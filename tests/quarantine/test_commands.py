@@ -13,6 +13,7 @@ from django_tenants.utils import schema_context
 from portal.settings.environment import PROJECT
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox, MailboxAlias
+from quarantine import tracing
 from quarantine.models import Content, Event, Message, Recipient, State
 from quarantine.platform.models import DeliveryJob, HourlyCount, Unrouted
 from tests.kept_mail import keep
@@ -242,6 +243,27 @@ def test_trace_looks_only_so_far_back_where_it_has_to_look_through_everything(ca
     assert "since" in told.err
     told = call_lines(capsys, "trace", "--outcome", "refused", "--since", "9d")
     assert old.trace_id in {line["trace_id"] for line in told}
+
+
+def test_trace_says_how_far_it_looked_through_and_how_to_go_on(capsys, history, monkeypatch):
+    monkeypatch.setattr(tracing, "WALK", 2)
+    told = call(capsys, "trace", "--outcome", "refused", "--since", "9d").splitlines()
+    assert [line for line in told if history["refused"] in line]
+    until = re.search(r"Looked through back to [\d: -]+; look further back with --until (\S+)\. Times", told[-1]).group(
+        1
+    )
+    told = call(capsys, "trace", "--outcome", "refused", "--since", "9d", "--until", until)
+    assert history["none"] in told
+    with pytest.raises(CommandError, match=r"There is no trace: .*\. Looked through back to .*--until"):
+        call_command("trace", "--cause", "loop")
+
+
+def test_trace_narrows_what_reached_nobody_by_all_that_was_said(capsys, history):
+    assert [line["trace_id"] for line in call_lines(capsys, "trace", "zoe@no.test", "--sender", "@far.test")] == [
+        history["none"]
+    ]
+    with pytest.raises(CommandError, match="There is no trace"):
+        call_command("trace", "zoe@no.test", "--sender", "@else.test")
 
 
 def test_activity_adds_up_the_instances_and_shows_what_reached_nobody(capsys, db):

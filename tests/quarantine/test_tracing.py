@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django_tenants.utils import schema_context
 
 from portal.settings.environment import PROJECT
 from portal.tenants.database import get_schema
@@ -239,7 +240,8 @@ def test_a_broken_place_is_none(acme, after):
     [
         (Wanted(trace_id=TRACE), 1),
         (Wanted(message_id="<4711@far.test>", party="spam@far.test"), 3),
-        (Wanted(client=ip_network("192.0.2.0/24")), 1),
+        (Wanted(client=ip_network("192.0.2.25")), 1),
+        (Wanted(client=ip_network("192.0.2.0/24")), 2),
         (Wanted(cause="loop"), 2),
     ],
 )
@@ -298,10 +300,18 @@ SEARCHES = {
 }
 
 
-def explain(statement: str) -> str:
+def explain(statement: str, options: str = "COSTS") -> str:
     with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN {statement}")
+        cursor.execute(f"EXPLAIN ({options}) {statement}")
         return "\n".join(line for (line,) in cursor.fetchall())
+
+
+def count_read(statement: str) -> float:
+    """The rows that the step of the statement's plan with the most of them came to."""
+    plan = explain(statement, "ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF")
+    steps = re.findall(r"actual rows=([\d.]+) loops=(\d+)", plan)
+    removed = re.findall(r"Rows Removed by [\w ]+: (\d+)", plan)
+    return max(*(float(rows) * int(loops) for rows, loops in steps), *map(int, removed))
 
 
 def explain_all(ways: list[tracing.Way]) -> list[str]:
@@ -358,7 +368,8 @@ def test_no_search_over_all_providers_reads_a_large_table_through(many):
     for name, (wanted, _) in SEARCHES.items():
         with CaptureQueriesContext(connection) as captured:
             tracing.find_everywhere(wanted, schemas, limit=51)
-        [query] = captured.captured_queries
+        *counts, query = captured.captured_queries
+        assert len(counts) == (name == "network")
         assert "sp_globex" in query["sql"]
         plan = explain(query["sql"])
         wide = [line for line in plan.splitlines() if "Seq Scan" in line and f"rows={MANY}" in line]
@@ -370,3 +381,61 @@ def test_no_search_of_what_reached_nobody_reads_it_through(many):
     for name in ("trace id", "sender", "recipient", "client", "network", "anything"):
         for plan in explain_all(tracing.list_unrouted_ways(SEARCHES[name][0])):
             assert not reads_whole(plan), (name, plan)
+
+
+def test_a_search_over_all_providers_looks_through_so_many_rows_of_each(many, monkeypatch):
+    """Rare rows are found page after page; none reads a table through to fill one."""
+    monkeypatch.setattr(tracing, "WALK", 100)
+    schemas = list(ServiceProvider.objects.exclude(schema_name="public").values_list("schema_name", flat=True))
+    for wanted in WALKS:
+        with CaptureQueriesContext(connection) as captured:
+            hits, reached = tracing.find_everywhere(wanted, schemas, limit=51)
+        assert all(reached is None or at >= reached for at, _, _ in hits)
+        for query in captured.captured_queries:
+            assert count_read(query["sql"]) <= 101, wanted
+
+
+def test_a_search_over_all_providers_goes_on_where_it_ended_and_leaves_nothing_out(db, monkeypatch):
+    """Two providers, looked through to different moments; recipients of one message share theirs."""
+    monkeypatch.setattr(tracing, "WALK", 4)
+    made = set()
+    for schema, addresses, step in (
+        ("sp_acme", ["bob@alpha.test", "carol@alpha.test"], 1),
+        ("sp_globex", ["gus@gamma.test"], 5),
+    ):
+        with schema_context(schema):
+            for number in range(9):
+                kept = keep(
+                    *addresses, received_at=DAY - timedelta(hours=step * number), cause="loop" if number % 3 else ""
+                )
+                made |= {(kept.received_at, schema, row.pk) for row in kept.recipients.filter(cause="loop")}
+    found, wanted = set(), Wanted(cause="loop")
+    for _ in range(30):
+        hits, reached = tracing.find_everywhere(wanted, ["sp_acme", "sp_globex"], limit=50)
+        assert hits == sorted(hits, reverse=True)
+        found |= set(hits)
+        if reached is None:
+            break
+        wanted = Wanted(cause="loop", until=reached + timedelta(microseconds=1))
+    assert found == made
+
+
+@pytest.fixture
+def busy(many):
+    """One network of the fifty thousand messages, and one address, sent most of them."""
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE quarantine_message SET client_ip = '10.9.9.9' WHERE id % 3 = 1")
+        cursor.execute("UPDATE quarantine_message SET client_ip = ('10.9.8.' || id % 256)::inet WHERE id % 3 = 2")
+        cursor.execute("ANALYZE quarantine_message")
+
+
+@pytest.mark.parametrize("network", ["10.9.9.9", "10.9.8.0/24", "10.9.0.0/16"])
+def test_a_page_of_a_busy_network_sorts_no_more_than_can_be_looked_through(busy, monkeypatch, network):
+    monkeypatch.setattr(tracing, "WALK", 1000)
+    wanted, user = Wanted(client=ip_network(network)), User.objects.get(email="alice@acme.test")
+    with CaptureQueriesContext(connection) as captured:
+        page = find_page(list_ways(wanted, visible_to(user), MailDomain.objects.all()))
+    assert len(page.items) == 50
+    assert all(ip_address(row.message.client_ip) in wanted.client for row in page.items)
+    for query in captured.captured_queries:
+        assert count_read(query["sql"]) <= 1001

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -11,11 +12,12 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from quarantine.causes import Cause
 from quarantine.management.finding import BAD_CALL, NOT_FOUND, read_time
 from quarantine.management.searching import Lines, find_lines, tell_trace
-from quarantine.management.telling import describe_line, list_message_lines, list_unrouted_lines, show
+from quarantine.management.telling import describe_line, list_message_lines, list_unrouted_lines, show, show_time
 from quarantine.outcomes import Outcome
 from quarantine.tracing import NotUnderstoodError, Wanted, read_client, read_party, recognise
 
 MAX_ROWS = 1000
+MICROSECOND = timedelta(microseconds=1)
 HINT = (
     "Either we never saw such a mail, or it is longer ago than traces are kept. Ask the sender for the error message "
     "that came back: it names the server that refused."
@@ -57,13 +59,15 @@ class Command(BaseCommand):
         which = {"slug": options["provider"], "only_unrouted": options["unrouted"]}
         lines = find_lines(wanted, limit=options["limit"], whole=options["json"], **which)
         if not lines.items:
-            raise CommandError(f"There is no trace: {lines.searched}. {HINT}", returncode=NOT_FOUND)
+            raise CommandError(
+                f"There is no trace: {lines.searched}. {say_reached(lines) or HINT}", returncode=NOT_FOUND
+            )
         if options["json"]:
             self.stdout.writelines(json.dumps(line) + "\n" for line in lines.items)
             self.stderr.write(summarise(lines), str)
             return
         traces = {line["trace_id"] for line in lines.items}
-        is_one = len(traces) == 1 and not lines.more
+        is_one = len(traces) == 1 and not lines.more and not lines.reached
         for text in list_history(tell_trace(traces.pop(), **which)) if is_one else list_overview(lines):
             self.stdout.write(show(text))
 
@@ -104,4 +108,14 @@ def list_overview(lines: Lines) -> Iterator[str]:
 
 def summarise(lines: Lines) -> str:
     found, hint = ("found, and more", " Narrow the search, or raise --limit.") if lines.more else ("found", "")
-    return f"{len(lines.items)} {found}: {lines.searched}.{hint} Times are UTC."
+    return " ".join(
+        filter(None, [f"{len(lines.items)} {found}: {lines.searched}.{hint}", say_reached(lines), "Times are UTC."])
+    )
+
+
+def say_reached(lines: Lines) -> str:
+    """How far back was looked, where not to the beginning, and how to go on from there."""
+    if lines.reached is None:
+        return ""
+    until = (lines.reached + MICROSECOND).isoformat()  # recipients of one message share their time: none is left out
+    return f"Looked through back to {show_time(lines.reached)}; look further back with --until {until}."
