@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from quarantine import metrics
+from quarantine.collector import spare_what_stays
 from quarantine.delivery.channel import Manner
 from quarantine.delivery.courier import run_courier
 
@@ -20,6 +21,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         metrics.report("courier")
+        spare_what_stays()
         manner = Manner(hostname=settings.SMTP_HOSTNAME)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_courier(settings.HOME / "courier", manner))

@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from portal.settings.environment import Address, parse_address
 from quarantine import metrics
+from quarantine.collector import spare_what_stays
 from quarantine.gateway.server import serve
 from quarantine.store import DurabilityError
 
@@ -28,6 +29,7 @@ class Command(BaseCommand):
         address: Address = parse_address("--listen", options["listen"])
         sys.setswitchinterval(SWITCH_SECONDS)
         metrics.report("gateway")
+        spare_what_stays()
         try:
             uvloop.run(serve(address.host, address.port))
         except (DurabilityError, OSError) as error:
