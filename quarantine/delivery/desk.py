@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 RENEW_SECONDS = 15
 SURE_SECONDS = rows.LEASE_SECONDS - 10  # after so long without renewal our claims may be somebody else's soon
 GROUP = 200  # outcomes a transaction
+GATHER_SECONDS = 0.02  # between transactions: what comes meanwhile shares the next; the journal has it
 RETRY_SECONDS = 1
 REFUSED_RETRY_SECONDS = 60  # for what the database refuses; somebody may mend it
 # Away, a deadlock, or (in a failover) a server that is a standby yet or already: every outcome waits.
@@ -104,6 +105,7 @@ class Desk:
                 if isinstance(entry, Back):
                     await self._hasten(entry)
                 self.outcomes.task_done()
+            await asyncio.sleep(GATHER_SECONDS)
 
     async def _hasten(self, back: Back) -> None:
         try:
