@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from django.utils import timezone
 from django_tenants.utils import schema_context
 
+from portal.tenants.models import MailDomain
 from quarantine.models import Message, Recipient, State
+from quarantine.platform.models import HourlyCount
 from tests.cast import PASSWORD
 from tests.kept_mail import add_recipient, keep
 
@@ -255,3 +258,21 @@ def test_nothing_of_what_a_search_found_is_cut_off(portal, browser, sign_in, wid
     if width > 752:  # on a phone a subject ends after two lines
         assert page.locator(".found td, .found .line").evaluate_all(cut) == []
     assert page.locator(".found .to, .found .from, .found .kind").evaluate_all(cut) == []
+
+
+def test_hours_without_mail_take_no_room_on_a_phone(portal, browser, sign_in):
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    domain = MailDomain.objects.get(name="alpha.test").pk
+    HourlyCount.objects.create(
+        hour=hour, schema="sp_acme", domain_id=domain, kind="held", cause="", instance="gw", count=3
+    )
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    base = portal.format("acme")
+    sign_in(page, base, "dora@alpha.test", PASSWORD)
+    page.goto(f"{base}/activity/")
+    rows = page.locator(".counts tbody tr")
+    assert rows.count() == 25
+    assert [row.inner_text().split("\n")[0] for row in rows.all() if row.is_visible()] == [
+        "Together",
+        f"{hour:%a %H:%M}",
+    ]

@@ -325,3 +325,41 @@ def test_where_a_rule_for_the_sender_does_not_help_what_does_is_offered(acme, wh
         assert told.format(domain=by_name.domain_id) in unescape(get_text(client.get(page)))
     assert 'value="allow"' not in get_text(client.get(f"/m/{by_name.pk}/"))
     assert 'value="allow"' in get_text(client.get(f"/m/{other.pk}/"))
+
+
+@pytest.mark.parametrize(
+    ("state", "size", "title", "content"),
+    [
+        (
+            State.REFUSED,
+            0,
+            "(refused before it was sent)",
+            "We have no content of it: it was refused before it was sent.",
+        ),
+        (State.REFUSED, 9, "(refused when it had been sent)", "The content of this message is not kept any more."),
+        (State.UNFINISHED, 0, "(subject not known)", "We have no content of it: it was not sent to its end."),
+        (State.EXPIRED, 9, "(no subject)", "The content of this message is not kept any more."),
+    ],
+)
+def test_of_what_was_never_seen_nothing_is_told(acme, state, size, title, content):
+    row = keep("bob@alpha.test", state=state, subject="", sender="ann@far.test").recipients.get()
+    Content.objects.all().delete()
+    Message.objects.update(size=size, header_from="Ann <ann@far.test>" if size else "")
+    client = browse("bob")
+    text = unescape(get_text(client.get(f"/m/{row.pk}/")))
+    assert f"<h1>{title}</h1>" in text
+    assert content in text
+    assert ("<dt>Size</dt>" in text) is ("<dt>From</dt>" in text) is bool(size)
+    assert ("<dt>Sender</dt><dd>ann@far.test</dd>" in text) is (not size)
+    for path in ("/?show=all", f"/trace/?q={row.message.trace_id}"):
+        assert f">{title}</a>" in get_text(client.get(path))
+
+
+def test_our_own_reports_are_no_bounces(acme):
+    row = keep("bob@alpha.test", state=State.DELIVERED, sender="").recipients.get()
+    client = browse("bob")
+    for path in (f"/m/{row.pk}/", f"/trace/{row.pk}/"):
+        assert "(empty: a bounce or an automatic reply)" in get_text(client.get(path))
+    Message.objects.update(kind="digest")
+    for path in (f"/m/{row.pk}/", f"/trace/{row.pk}/"):
+        assert "(empty: we made it)" in get_text(client.get(path))

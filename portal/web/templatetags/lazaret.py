@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 
 from quarantine.causes import name_cause
-from quarantine.models import Message
+from quarantine.models import Message, Recipient, State
 from quarantine.outcomes import name_outcome
 
 register = template.Library()
@@ -62,6 +62,16 @@ def sender_address(message: Message) -> str:
     """The address in From; where it has none, the envelope's."""
     address = parseaddr(message.header_from)[1]
     return address if "@" in address else message.header_from or message.sender or "(no sender)"
+
+
+@register.filter
+def subject(row: Recipient) -> str:
+    """The subject of the mail; where it has none, or we never saw it, that."""
+    if row.message.subject:
+        return row.message.subject
+    if row.state == State.REFUSED:
+        return "(refused when it had been sent)" if row.message.size else "(refused before it was sent)"
+    return "(subject not known)" if row.state == State.UNFINISHED else "(no subject)"
 
 
 @register.filter

@@ -129,7 +129,10 @@ def make_table(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
     return {
         "columns": [labels[key] for key in columns],
         "groups": list(groups.items()),
-        "lines": [(span, [make_cell(span, key, sums[span][key], labels[key]) for key in columns]) for span in spans],
+        "lines": [
+            (span, [make_cell(span, key, sums[span][key], labels[key]) for key in columns], not +sums[span])
+            for span in spans
+        ],
         "totals": [{"number": totals[key], "label": name_cell(key, labels[key])} for key in columns],
         "is_empty": not totals,
     }
