@@ -21,6 +21,11 @@ FAILING_SHARE = 0.05
 ENOUGH = 40  # look-ups in an hour, without which no share is reckoned
 DNS_ANSWERED = ("ok", "none", "mismatch", "malformed", "skipped")  # the answer was had, whatever it was
 DNS_WORDS = {
+    "ok": "a name that leads back",
+    "none": "there is no name",
+    "mismatch": "the name does not lead back",
+    "malformed": "not a valid name",
+    "skipped": "not asked",
     "servfail": "the name server failed",
     "refused": "the name server refused",
     "timeout": "no answer in time",

@@ -35,6 +35,10 @@ def show_time(at: datetime) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%S")
 
 
+def show_iso(at: str) -> str:
+    return f"{show_time(datetime.fromisoformat(at))} UTC"
+
+
 def make_message(provider: ServiceProvider, message: Message) -> dict[str, Any]:
     """All that is known of a message: as its provider's people may see it."""
     told = {"provider": provider.slug, "received_at": message.received_at.isoformat(), "sender": message.sender}
@@ -173,7 +177,7 @@ def describe_line(line: Line) -> str:
 
 def list_message_lines(told: dict[str, Any]) -> Iterator[str]:
     """The history of one message, for people."""
-    yield f"{told['kind']} at {told['provider']}, received {told['received_at']}"
+    yield f"{told['kind']} at {told['provider']}, received {show_iso(told['received_at'])}"
     yield from list_connection_lines(told)
     yield f"  sender     <{told['sender']}>"
     for label, name in (("from", "from"), ("subject", "subject"), ("Message-ID", "message_id")):
@@ -186,7 +190,7 @@ def list_message_lines(told: dict[str, Any]) -> Iterator[str]:
     yield from list_reply_lines(told["replies"])
     for event in told["events"]:
         who = " ".join(filter(None, [event["recipient"], event["actor"] and f"by {event['actor']}"]))
-        yield f"  {event['at']}  {event['label']}  {who}  {event['text']}"
+        yield f"  {show_iso(event['at'])}  {event['label']}  {who}  {event['text']}"
 
 
 def list_connection_lines(told: dict[str, Any]) -> Iterator[str]:
@@ -207,7 +211,8 @@ def list_recipient_lines(recipient: dict[str, Any]) -> Iterator[str]:
     if recipient["cause"]:
         yield f"    cause    {recipient['cause']}: {name_cause(recipient['cause'])}"
     if recipient["reply"]:
-        yield f"    reply    {recipient['reply']} (attempts: {recipient['attempts']})"
+        attempts = f" (attempts: {recipient['attempts']})" if recipient["attempts"] else ""
+        yield f"    reply    {recipient['reply']}{attempts}"
     for finding in recipient["findings"]:
         yield f"    finding  {finding.get('check')} {finding.get('points')}: {finding.get('text')}"
 
@@ -216,7 +221,7 @@ def list_unrouted_lines(told: dict[str, Any]) -> Iterator[str]:
     """The history of what reached no provider."""
     times = f", {told['times']} times" if told["times"] > 1 else ""
     label = Outcome(told["outcome"]).label
-    yield f"{told['outcome']}: {label}, without a provider, {told['at']}{times}"
+    yield f"{told['outcome']}: {label}, without a provider, {show_iso(told['at'])}{times}"
     yield from list_connection_lines(told)
     yield f"  sender     <{told['sender']}>"
     yield f"  recipient  <{told['recipient']}>"

@@ -373,6 +373,8 @@ def test_pages_cost_the_same_for_one_row_and_for_three(acme, path):
 @pytest.mark.parametrize(
     ("cause", "words"),
     [
+        ("ok", "a name that leads back"),
+        ("none", "there is no name"),
         ("stale", "no new answer: an older one was used"),
         ("busy", "too many look-ups at once"),
         ("unconfirmed_absence", "a name server's “there is none” was not believed"),

@@ -216,6 +216,8 @@ def test_trace_of_one_is_its_whole_history(capsys, history):
         "Refused  x@beta.test  no such mailbox",
     ):
         assert text in told
+    assert f"mail at acme, received {message.received_at:%Y-%m-%d %H:%M:%S} UTC" in told
+    assert "attempts" not in told  # it was ours to answer
     assert f"content    {message.size} octets, SHA-256 {bytes(message.sha256).hex()}" in told
     told = call(capsys, "trace", history["none"])
     assert "PTR        none  (41 ms)" in told
