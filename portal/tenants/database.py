@@ -48,10 +48,12 @@ def make_pool(*, name: str, max_size: int, statement_seconds: float = 0, lock_se
     """A pool to be opened with `await pool.open()`. Taking a connection raises PoolTimeout while there is none.
 
     PostgreSQL itself gives up a statement after `statement_seconds`, one that waits for a lock after `lock_seconds`
-    (0: never).
+    (0: never). For statements that all go by an index: a plan made while a table was new and small is kept, and would
+    go through the whole of it when it has grown.
     """
 
     async def configure(connection: AsyncConnection[TupleRow]) -> None:
+        await connection.execute("SET enable_seqscan = off")
         await connection.execute(f"SET statement_timeout = {round(statement_seconds * 1000)}")
         await connection.execute(f"SET lock_timeout = {round(lock_seconds * 1000)}")
 
@@ -64,7 +66,7 @@ def make_pool(*, name: str, max_size: int, statement_seconds: float = 0, lock_se
         kwargs={"autocommit": True},
         reconnect_timeout=RECONNECT_SECONDS,
         check=check_connection,
-        configure=configure if statement_seconds or lock_seconds else None,
+        configure=configure,
     )
 
 

@@ -20,6 +20,7 @@ from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox
 from quarantine.causes import Cause
 from quarantine.content import compress
+from quarantine.delivery.rows import LOAD, in_schema
 from quarantine.models import Content, Event, Message, Recipient, State
 from quarantine.platform.models import DeliveryJob, HourlyCount
 from quarantine.platform.models import Unrouted as UnroutedRow
@@ -407,3 +408,22 @@ def test_a_poison_note_is_dropped_and_the_others_are_written():
 
     asyncio.run(work())
     assert UnroutedRow.objects.count() == 1
+
+
+def test_what_the_courier_reads_goes_by_an_index_while_the_table_is_small():
+    """A plan is kept: one that went through all of a new, small table would still do so when it has grown."""
+
+    async def explain() -> str:
+        pool = make_pool(name="test", max_size=1)
+        await pool.open()
+        try:
+            async with pool.connection() as database:
+                plan = await database.execute(b"EXPLAIN " + in_schema(LOAD, "sp_acme").as_bytes(database), [[1, 2]])
+                return "\n".join(line for (line,) in await plan.fetchall())
+        finally:
+            await pool.close()
+
+    plan = asyncio.run(explain())
+
+    assert "Index Scan" in plan
+    assert "Seq Scan" not in plan
