@@ -80,7 +80,8 @@ def _find(wanted: Wanted, limit: int, slug: str, *, only_unrouted: bool, whole: 
     if reached:  # what is before it, elsewhere may not have been looked at yet
         lines = [line for line in lines if datetime.fromisoformat(line["at"]) >= reached]
     lines.sort(key=lambda line: str(line["at"]), reverse=True)
-    return Lines(describe(wanted, show_time) or "anything", lines[:limit], len(lines) > limit, reached)
+    more = len(lines) > limit  # then it is the limit that ended the list
+    return Lines(describe(wanted, show_time) or "anything", lines[:limit], more, None if more else reached)
 
 
 def _list_routed(wanted: Wanted, limit: int, slug: str, *, whole: bool) -> tuple[list[Line], datetime | None]:

@@ -256,6 +256,9 @@ def test_trace_says_how_far_it_looked_through_and_how_to_go_on(capsys, history, 
     )
     told = call(capsys, "trace", "--outcome", "refused", "--since", "9d", "--until", until)
     assert history["none"] in told
+    told = call(capsys, "trace", "--outcome", "held", "--since", "9d", "--limit", "1").splitlines()
+    assert "1 found, and more" in told[-1]
+    assert "Looked through" not in told[-1]  # or what lies between would be left out
     with pytest.raises(CommandError, match=r"There is no trace: .*\. Looked through back to .*--until"):
         call_command("trace", "--cause", "loop")
 
