@@ -556,3 +556,12 @@ def test_providers_learn_whether_look_ups_work_and_no_number_of_them(acme, who, 
     told = text.partition('<main id="main"')[2]
     assert "the name server failed" not in told
     assert not {str(failed), str(answered), str(failed + answered)} - {"0"} & set(re.findall(r"\d+", told))
+
+
+def test_what_was_found_is_not_pushed_away_by_the_form(acme):
+    """A number of Activity leads to its mail, also on a phone; the form is open where it has to be changed."""
+    keep("bob@alpha.test", subject="S-BOB")
+    assert '<details class="more">' in search("bob", outcome="held")
+    assert "outcome “Held in quarantine”" in search("bob", outcome="held")
+    assert '<details class="more" open>' in search("bob", outcome="refused")
+    assert '<details class="more" open>' in search("bob", sender="ann")
