@@ -12,6 +12,7 @@ much; and a write to a mapped page can wait for a disk that is busy with the mai
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import itertools
 import json
@@ -88,9 +89,11 @@ class Tally:
         body = json.dumps({"at": time.monotonic(), "rows": rows}).encode()
         if len(body) > COPY_OCTETS - HEAD.size:
             raise ValueError("too many numbers")
-        self._turn += 1
-        head = HEAD.pack(self._turn, len(body), zlib.crc32(body))
-        os.pwrite(self._file, head + body, self._turn % 2 * COPY_OCTETS)
+        turn = self._turn + 1
+        copy = HEAD.pack(turn, len(body), zlib.crc32(body)) + body
+        if os.pwrite(self._file, copy, turn % 2 * COPY_OCTETS) < len(copy):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._turn = turn  # not before: the next one, cut short too, would be written over the last that is whole
 
 
 def _take_place(directory: Path, part: str) -> tuple[str, int]:

@@ -11,6 +11,7 @@ the slots that nobody holds any more.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -52,7 +53,10 @@ class Journal:
         line = write_line(taken)
         self.lines[taken.job] = line
         try:
-            os.write(self.handle, line)
+            if (written := os.write(self.handle, line)) < len(line):
+                # Else the next line would be joined to it, and lost with it.
+                os.ftruncate(self.handle, os.fstat(self.handle).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             log.error("journal_not_written error=%s", error.strerror)  # noqa: TRY400
 

@@ -13,6 +13,7 @@ from portal.tenants.models import MailDomain
 from quarantine.delivery.journal import Journal, Taken, read_journal
 from quarantine.models import Event, Message, Recipient, State
 from quarantine.platform.models import DeliveryJob
+from tests.full_disk import limited_files
 from tests.kept_mail import send_off
 from tests.running_courier import CourierProcess, running_courier, wait_until
 from tests.smtp_sink import Sink
@@ -97,3 +98,14 @@ def test_a_journal_survives_a_torn_line_and_is_rewritten_when_long(tmp_path, mon
     assert read_journal(path) == [*taken[15:], taken[0]]
     journal.forget(list(range(20)))
     assert path.stat().st_size == 0
+
+
+def test_a_line_that_a_full_disk_cuts_short_costs_no_other(tmp_path):
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    taken = [Taken(number, "sp_acme", number, "250 ok", datetime(2026, 11, 1, tzinfo=UTC)) for number in range(3)]
+    journal.note(taken[0])
+    with limited_files(octets=path.stat().st_size + 10):
+        journal.note(taken[1])
+    journal.note(taken[2])
+    assert read_journal(path) == [taken[0], taken[2]]

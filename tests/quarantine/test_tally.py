@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from quarantine import tally
 from quarantine.tally import Tally, add_up
+from tests.full_disk import limited_files
 
 COUNT_FOR_EVER = """
 import sys, time
@@ -111,6 +112,18 @@ def test_copy_torn_by_a_kill_leaves_the_one_before(tmp_path: Path, offset: int) 
         file.seek(turn % 2 * tally.COPY_OCTETS + offset)
         file.write(b"\xff" * 16)
     assert read(tmp_path, numbers)["mail_total loop"] == 1
+
+
+def test_sum_does_not_fall_on_a_full_disk(tmp_path: Path) -> None:
+    numbers = Numbers(tmp_path, "gateway")
+    numbers.count(3)
+    numbers.count(4)
+    for _ in range(3):
+        with limited_files(octets=100), pytest.raises(OSError, match="space|large"):
+            numbers.count(1)
+        assert read(tmp_path, numbers)["mail_total loop"] == 7
+    numbers.count(1)
+    assert read(tmp_path, numbers)["mail_total loop"] == 11
 
 
 def test_sum_does_not_fall_when_processes_are_killed(tmp_path: Path) -> None:
