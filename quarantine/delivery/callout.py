@@ -31,8 +31,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 CONNECTIONS = 4  # to one server, once it has answered; until then one
 CONVERSATIONS = 100  # at a time, with all servers together
 WAITING = 200  # questions for one server; those over it are not asked
-KEPT = 100  # connections to all servers together, for the next question
-IDLE_SECONDS = 2.0  # that each is kept
+IDLE_SECONDS = 2.0  # that a connection is kept for the next question; as many as there may be conversations
 QUESTIONS_A_CONNECTION = 100
 STOPPING = "the gateway is being restarted"
 
@@ -80,12 +79,12 @@ class LateError(Exception):
 class Callout:
     """Asks servers. One for an event loop."""
 
-    def __init__(self, *, hostname: str, seconds: float = SECONDS) -> None:
+    def __init__(self, *, hostname: str, seconds: float = SECONDS, conversations: int = CONVERSATIONS) -> None:
         self.hostname = hostname
         self.seconds = seconds
         self.names = Names()
-        self.room = asyncio.Semaphore(CONVERSATIONS)
-        self.kept = 0
+        self.room = asyncio.Semaphore(conversations)
+        self.kept, self.most_kept = 0, conversations
         self._lines: dict[tuple[str, int], Line] = {}
 
     async def ask(self, host: str, port: int, address: str, *, try_all: bool) -> Answer:
@@ -224,7 +223,11 @@ class Line:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.callout.seconds):
                 await connection.begin_anew(last)
-        if connection.usable and connection.sent < QUESTIONS_A_CONNECTION and self.callout.kept < KEPT:
+        if (
+            connection.usable
+            and connection.sent < QUESTIONS_A_CONNECTION
+            and self.callout.kept < self.callout.most_kept
+        ):
             return connection
         await connection.close()
         return None

@@ -21,7 +21,7 @@ from filtering.evidence.resolver import Resolver
 from filtering.learning.classifier import Classifier, get_model_path
 from portal.tenants.database import make_pool
 from portal.tenants.directory import Directory
-from quarantine.delivery.callout import Callout
+from quarantine.delivery.callout import CONVERSATIONS, Callout
 from quarantine.examiners import Examiners
 from quarantine.faults import name_fault
 from quarantine.gateway.limits import Limits
@@ -44,6 +44,8 @@ RETRY_SECONDS = 1.0
 POOL_SIZE = 8
 BACKLOG = 1024
 OWN_FILES = 64  # of a process: PostgreSQL, logs, the listener
+CONVERSATION_FILES = 2  # of a call-out: its connection, and one that is kept
+CALLOUT_PART = 4  # call-outs have at most the fourth part of the others
 SESSION_FILES = 2  # of a session: its connection, and one to a resolver
 
 
@@ -56,14 +58,14 @@ class Gateway:
         )
         self.examiners = Examiners()
         self.directory = Directory(self.pool, hostname=settings.SMTP_HOSTNAME)
-        self.callout = Callout(hostname=settings.SMTP_HOSTNAME)
+        limits, conversations = fit_to_files(limits or make_limits())
+        self.callout = Callout(hostname=settings.SMTP_HOSTNAME, conversations=conversations)
         self.store = Store(self.pool, instance=get_instance())
         self.resolver = Resolver([(address.host, address.port) for address in settings.RESOLVERS])
         classifier = Classifier.load(get_model_path())
         intake = Intake(
             self.pool, self.directory, self.store, classifier, self.examiners, hostname=settings.SMTP_HOSTNAME
         )
-        limits = fit_to_files(limits or make_limits())
         self.load = Load(
             self.store,
             self.examiners,
@@ -158,14 +160,19 @@ def get_instance() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"[-64:]
 
 
-def fit_to_files(limits: Limits) -> Limits:
-    """With no more connections than there are files to be had: so one too many is told 421, not just cut off."""
+def fit_to_files(limits: Limits) -> tuple[Limits, int]:
+    """No more connections than there are files to be had, and how many call-outs: so one too many is told 421, not just
+    cut off, and no server is thought to be down for want of a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard == resource.RLIM_INFINITY:
-        return limits
-    return replace(limits, connections=max(min(limits.connections, (hard - OWN_FILES) // SESSION_FILES), 1))
+        return limits, CONVERSATIONS
+    free = hard - OWN_FILES
+    conversations = max(min(CONVERSATIONS, free // CALLOUT_PART // CONVERSATION_FILES), 1)
+    connections = (free - conversations * CONVERSATION_FILES) // SESSION_FILES
+    return replace(limits, connections=max(min(limits.connections, connections), 1)), conversations
 
 
 def make_limits() -> Limits:

@@ -13,11 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from quarantine.causes import Cause
+from quarantine.delivery.callout import CONVERSATIONS
 from quarantine.gateway import load as module
 from quarantine.gateway import replies
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.load import Load, find_data, is_full, is_local
-from quarantine.gateway.server import OWN_FILES, SESSION_FILES, fit_to_files
+from quarantine.gateway.server import CONVERSATION_FILES, OWN_FILES, SESSION_FILES, fit_to_files
 from tests.quarantine.gateways import run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN
 from tests.quarantine.test_gateway_session import MAIL, OK, RCPT, RECIPIENT_OK, SENDER_OK, TEMPORARY
@@ -186,10 +187,14 @@ def test_a_local_server_is_told_from_others(host, expected):
 
 
 def test_no_more_connections_are_taken_than_there_are_files(monkeypatch):  # Q08
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
-    assert fit_to_files(Limits()).connections == (256 - OWN_FILES) // SESSION_FILES
+    for files in (256, 1024, 4096):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
+        limits, conversations = fit_to_files(Limits(connections=10**6))
+        assert limits.connections > conversations > 0
+        taken = OWN_FILES + limits.connections * SESSION_FILES + conversations * CONVERSATION_FILES
+        assert files - SESSION_FILES < taken <= files
     monkeypatch.setattr(resource, "getrlimit", lambda _: (2**20, 2**20))
-    assert fit_to_files(Limits()).connections == Limits().connections
+    assert fit_to_files(Limits()) == (Limits(), CONVERSATIONS)
 
 
 # A whole gateway
