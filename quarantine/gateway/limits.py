@@ -14,8 +14,8 @@ class Limits:
     """
 
     message_octets: int = 50 * 1024 * 1024  # SIZE; more is 552
-    octets_in_hand: int = 512 * 1024 * 1024  # of messages, in all sessions of one process; more are 452
-    client_octets: int = 128 * 1024 * 1024  # of these, from one address; more are 452
+    memory_octets: int = 1024 * 1024 * 1024  # for messages in hand, five times (COPIES) their size; more are 452
+    client_memory_octets: int = 384 * 1024 * 1024  # of these, for those from one address; more are 452
     command_octets: int = 4096  # a command line with its end (RFC 5321 4.5.3.1.4 asks for 512 at least); more is 500
     proxy_seconds: float = 5.0  # for the PROXY header of a load balancer; then 421
     command_seconds: float = 300.0  # waiting for a command (RFC 5321 4.5.3.2.7); then 421

@@ -36,7 +36,7 @@ Found = Addressee | UnknownMailbox | Undecided | None
 Key = tuple[str, int, str]  # host and port of the server, and an address of it; `@domain` stands for all of the domain
 
 
-class Memory:
+class AnswerCache:
     """What mail servers said, for as long as it holds. Guessing does not push out what is good."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class RecipientFinder:
     def __init__(self, directory: Directory, callout: Callout) -> None:
         self._directory = directory
         self._callout = callout
-        self._memory = Memory()
+        self._memory = AnswerCache()
         self._asked: dict[Key, asyncio.Task[Answer]] = {}
         self.counts: Counter[str] = Counter()
 

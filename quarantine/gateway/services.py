@@ -16,7 +16,7 @@ from filtering.evidence.addresses import name_client
 from quarantine.gateway import replies
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.load import Load
-from quarantine.gateway.memory import Memory
+from quarantine.gateway.memory import COPIES, Memory
 from quarantine.gateway.recipients import RecipientFinder
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.story import Ledger
@@ -51,7 +51,8 @@ class Services:
     _clients: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.memory = Memory(limit=self.limits.octets_in_hand, client_limit=self.limits.client_octets)
+        limits = self.limits
+        self.memory = Memory(limit=limits.memory_octets // COPIES, client_limit=limits.client_memory_octets // COPIES)
 
     def is_trusted(self, ip: str) -> bool:
         return is_among(ip, self.trusted_networks)

@@ -6,6 +6,7 @@ import pytest
 
 from quarantine.gateway.inlet import Pace
 from quarantine.gateway.limits import Limits
+from quarantine.gateway.memory import COPIES
 from tests.quarantine.gateways import run_gateway
 from tests.quarantine.test_gateway_limits import NO_ROOM
 from tests.quarantine.test_gateway_mail import CLEAN, HEADER, list_rows, read_back
@@ -184,7 +185,7 @@ def test_small_chunks_are_commands_without_mail(gateway):
 
 
 def test_chunks_share_the_memory_with_all_messages_and_give_it_back():
-    with run_gateway(limits=Limits(octets_in_hand=100_000, client_octets=60_000)) as gateway:
+    with run_gateway(limits=Limits(memory_octets=COPIES * 100_000, client_memory_octets=COPIES * 60_000)) as gateway:
         first, second = (start(gateway) for _ in range(2))
         assert send_chunk(first, b"x" * 50_000) == CHUNK_OK
         assert send_chunk(second, b"x" * 20_000) == NO_ROOM

@@ -16,7 +16,7 @@ from quarantine.delivery.wire import encode, normalise
 from quarantine.gateway.addresses import AddressError, SyntaxProblem, read_address, read_path
 from quarantine.gateway.connection import split_command
 from quarantine.gateway.inlet import Chunks, Data, Inlet, LineTooLongError, Pace
-from quarantine.gateway.memory import Memory
+from quarantine.gateway.memory import Memory, Share
 from quarantine.gateway.session import Session
 from quarantine.gateway.xclient import read_xclient
 from tests.quarantine.gateways import Client, run_gateway
@@ -60,8 +60,10 @@ def read_data(wire: bytes, cuts: list[int], *, limit: int = 10**6, room: int = 1
 
     async def read(inlet: Inlet) -> Data:
         memory.change("other", 1)  # else a message that is alone finds any room
-        with memory.share("client") as share:
-            return await inlet.read_data(limit=limit, pace=Pace(), share=share)
+        share = Share(memory, "client")
+        data = await inlet.read_data(limit=limit, pace=Pace(), share=share)
+        share.empty()
+        return data
 
     found = run(read, cut(wire, cuts))
     assert memory.taken == 1
@@ -137,12 +139,13 @@ def test_chunks_are_their_octets_however_they_are_cut(chunks, rest, cuts, limit)
     memory = Memory(limit=10**6, client_limit=10**6)
 
     async def read(inlet: Inlet) -> Data:
-        with memory.share("client") as share:
-            whole = Chunks(limit=limit, share=share, began=asyncio.get_running_loop().time())
-            for _ in chunks:
-                line = await inlet.read_line(limit=100, seconds=5)
-                await inlet.read_chunk(int(line.split()[1]), into=whole, pace=Pace())
-            return whole.get_data()
+        whole = Chunks(limit=limit, share=Share(memory, "client"), began=asyncio.get_running_loop().time())
+        for _ in chunks:
+            line = await inlet.read_line(limit=100, seconds=5)
+            await inlet.read_chunk(int(line.split()[1]), into=whole, pace=Pace())
+        found = whole.get_data()
+        whole.close()
+        return found
 
     data, left = run(read, cut(wire, cuts))
     message = b"".join(chunks)

@@ -440,7 +440,7 @@ def test_who_waits_behind_slow_questions_is_answered_in_time_and_asked_for_no_mo
 
 
 def test_connections_kept_for_the_next_question_are_bounded(asking, server, monkeypatch):
-    monkeypatch.setattr(callout, "KEPT", 1)
+    monkeypatch.setattr(asking.services.recipients._callout, "most_kept", 1)
     monkeypatch.setattr(callout, "IDLE_SECONDS", 60.0)
     with Sink() as other:
         choose("callout", asking, domain="beta.test", server_port=other.port)
@@ -563,7 +563,7 @@ def test_an_address_beyond_ascii_is_asked_for_as_such(asking, server):
 def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr(recipients, "MAX_GOOD", 3)
     monkeypatch.setattr(recipients, "MAX_OTHERS", 2)
-    memory, no, yes = recipients.Memory(), callout.Answer(Word.NO, ""), callout.Answer(Word.YES, "")
+    memory, no, yes = recipients.AnswerCache(), callout.Answer(Word.NO, ""), callout.Answer(Word.YES, "")
     keys = [("mx.test", 25, f"{number}@alpha.test") for number in range(20)]
     for key in keys[:3]:
         memory.keep(key, yes)
