@@ -52,7 +52,9 @@ SESSION_FILES = 2  # of a session: its connection, and one to a resolver
 class Gateway:
     """Everything of a gateway process. Made and used inside one event loop: `start`, `serve`, `stop`."""
 
-    def __init__(self, *, limits: Limits | None = None) -> None:
+    def __init__(self, *, limits: Limits | None = None, place: str = "") -> None:
+        """`place` is what sets it apart from others on this machine; the next process in it may have the same."""
+        self.instance = f"{socket.gethostname()}:{place or os.getpid()}"[-64:]
         self.pool = make_pool(
             name=PART, max_size=POOL_SIZE, statement_seconds=STATEMENT_SECONDS, lock_seconds=LOCK_SECONDS
         )
@@ -60,7 +62,7 @@ class Gateway:
         self.directory = Directory(self.pool, hostname=settings.SMTP_HOSTNAME)
         limits, conversations = fit_to_files(limits or make_limits())
         self.callout = Callout(hostname=settings.SMTP_HOSTNAME, conversations=conversations)
-        self.store = Store(self.pool, instance=get_instance())
+        self.store = Store(self.pool, instance=self.instance)
         self.resolver = Resolver([(address.host, address.port) for address in settings.RESOLVERS])
         classifier = Classifier.load(get_model_path())
         intake = Intake(
@@ -123,12 +125,12 @@ class Gateway:
                 await asyncio.sleep(RETRY_SECONDS)
         self.load.places += await find_data(self.pool)
         self.services.is_ready = True
-        log.info("gateway_ready instance=%s", get_instance())
+        log.info("gateway_ready instance=%s pid=%d", self.instance, os.getpid())
 
     async def _beat(self) -> None:
         """Show signs of life once there is something alive to show."""
         await self.wait_until_ready()
-        await keep_beating(self.pool, PART, get_instance())
+        await keep_beating(self.pool, PART, self.instance)
 
     async def stop(self, seconds: float = DRAIN_SECONDS) -> None:
         """Listen no more, let what is under way end within so many seconds, tell the others to come back."""
@@ -154,10 +156,6 @@ class Gateway:
         await self.directory.close()
         await self.pool.close()
         self.examiners.close()
-
-
-def get_instance() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"[-64:]
 
 
 def fit_to_files(limits: Limits) -> tuple[Limits, int]:
@@ -195,9 +193,9 @@ def make_tls_context() -> ssl.SSLContext | None:
     return context
 
 
-async def serve(host: str, port: int) -> None:
+async def serve(host: str, port: int, *, place: str = "") -> None:
     """Run a gateway until SIGTERM or SIGINT. Raises DurabilityError where PostgreSQL may lose what it confirms."""
-    gateway = Gateway()
+    gateway = Gateway(place=place)
     await gateway.start(host, port)
     stopped = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):

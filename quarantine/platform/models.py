@@ -91,7 +91,8 @@ class HourlyCount(models.Model):
     """How often something happened in an hour; written in the transaction of the rows it counts. (A message that was
     sent again is counted as new there, and put right by the next.)
 
-    Each process has rows of its own, so that none waits for another; they are added up when read.
+    Each process has rows of its own, so that none waits for another; they are added up when read. The next one in its
+    place goes on with them, so that restarts make no more.
     """
 
     hour = models.DateTimeField()
@@ -118,7 +119,7 @@ class Heartbeat(models.Model):
     """The last sign of life of a process; /healthz reads it."""
 
     part = models.CharField(max_length=20)  # gateway, courier, worker, beat
-    instance = models.CharField(max_length=64)  # host:pid, or a slot's name
+    instance = models.CharField(max_length=64)  # host and place, or a slot's name
     at = models.DateTimeField()
 
     class Meta:

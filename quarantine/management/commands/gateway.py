@@ -28,9 +28,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         address: Address = parse_address("--listen", options["listen"])
         sys.setswitchinterval(SWITCH_SECONDS)
-        metrics.report("gateway")
+        tally = metrics.report("gateway")
         spare_what_stays()
         try:
-            uvloop.run(serve(address.host, address.port))
+            uvloop.run(serve(address.host, address.port, place=tally.name if tally else ""))
         except (DurabilityError, OSError) as error:
             raise CommandError(str(error)) from error
