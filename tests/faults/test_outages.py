@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
 
 import psutil
@@ -228,9 +229,11 @@ def test_more_clients_than_it_can_serve(ground):  # Q20
 # What needs a gateway or a PostgreSQL of its own
 
 
-def test_the_disk_full(tmp_path):  # Q10
+@pytest.mark.parametrize("what", ["octets", "inodes"])
+def test_the_disk_full(tmp_path, what):  # Q10
     disk = tmp_path / "disk"
-    with mount(disk, "320m") as is_mounted:
+    fill, empty = {"octets": (fill_disk, Path.unlink), "inodes": (use_up_inodes, shutil.rmtree)}[what]
+    with mount(disk, "320m,nr_inodes=16k") as is_mounted:
         if not is_mounted:
             pytest.skip("no right to mount a small file system; test_load.py has the arithmetic")
         ground = Ground(disk / "postgres", {"max_wal_size": "64MB"}, LAZARET_MAX_MESSAGE_BYTES="1048576")
@@ -239,11 +242,11 @@ def test_the_disk_full(tmp_path):  # Q10
             ground.wait_for_session()
             with under_way(ground, "full") as traffic:
                 begun_at = time.monotonic()
-                fill_disk(disk / "filler")
+                fill(disk / "filler")
                 wait_until(lambda: {NO_SPACE, CANNOT_STORE} & set(traffic.list_heard("OFFER", begun_at)), 20)
                 time.sleep(3)
                 assert not traffic.has_taken_since(time.monotonic() - 1)
-                (disk / "filler").unlink()
+                empty(disk / "filler")
                 if ground.postgres.process.poll() is not None:  # its log of changes found no room
                     wait_until(ground.try_to_start_postgres, 60)
         finally:
@@ -269,6 +272,13 @@ def mount(place: Path, size: str) -> Iterator[bool]:
 def is_shared(directory: Path) -> bool:
     """Whether it is everybody's, as /tmp is."""
     return bool(directory.stat().st_mode & stat.S_ISVTX)
+
+
+def use_up_inodes(path: Path) -> None:
+    path.mkdir()
+    with suppress(OSError):
+        for number in count():
+            (path / str(number)).touch()
 
 
 def fill_disk(path: Path) -> None:
@@ -338,6 +348,17 @@ def make_standby(ground: Ground) -> None:
     (postgres.data / "standby.signal").touch()
     postgres.process = postgres.make_launch().spawn()
     wait_until(postgres.is_ready, 30)
+
+
+def test_a_restart_goes_on_with_the_same_rows_of_counts(any_ground):
+    """Else each would leave rows for every hour and cause, for 400 days."""
+    found = []
+    for name in ("before", "after"):
+        with other_gateway(any_ground), under_way(any_ground, name):
+            pass
+        with any_ground.connect() as database:
+            found.append(set(database.execute("SELECT instance FROM public.platform_hourlycount").fetchall()))
+    assert found[0] == found[1]
 
 
 def limit_files() -> None:
