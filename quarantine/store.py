@@ -144,6 +144,8 @@ class Store:
             with contextlib.suppress(TimeoutError):
                 await finish_within(LAST_SECONDS, self._write_notes())
         await self._locks.close()
+        if self._notes:
+            log.error("notes_lost number=%d", len(self._notes))
         for item in self._waiting:
             item.fail()
 

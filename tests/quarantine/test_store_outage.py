@@ -146,6 +146,18 @@ def test_a_note_about_a_locked_provider_is_written_when_the_lock_is_gone():  # Q
     assert count()[0] == 1
 
 
+def test_notes_that_a_lock_outlives_are_told_of_when_we_stop(caplog):
+    async def work() -> None:
+        async with lock("sp_acme.quarantine_message"), open_store(lock_seconds=0.3) as (store, _):
+            assert await keep_all(store, filing) == [False]
+            store.note(filing, filing)
+
+    filing = make_filing()
+    asyncio.run(work())
+    assert "notes_lost number=1" in caplog.text
+    assert count()[0] == 0
+
+
 def test_a_fault_of_ours_fails_its_batch_and_the_writer_goes_on(monkeypatch, caplog):
     async def work() -> None:
         async with open_store() as (store, _):
