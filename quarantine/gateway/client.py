@@ -20,6 +20,7 @@ from quarantine.records import NOBODY, Transaction
 
 UNKNOWN_PTR = PtrEvidence(PtrStatus.UNKNOWN, detail="not known yet")
 MAX_VERB = 20
+PROBE = [("QUIT", str(replies.BYE))]  # all that /healthz says
 # Ends by us that say nothing about mail, once mail has come over the connection.
 HARMLESS = {replies.BYE, replies.TOO_SLOW, replies.STOPPING}
 
@@ -46,6 +47,10 @@ class ClientSession(Connection):
     def is_under_way(self) -> bool:
         return self._mail is not None
 
+    @property
+    def is_probe(self) -> bool:
+        return self._said == PROBE and (self._peer == self._own_ip or self._services.is_ours(self._peer))
+
     def begin(self) -> None:
         self._begin(self._peer)
 
@@ -62,6 +67,9 @@ class ClientSession(Connection):
 
     def end(self, cause: Cause, reply: Reply | None) -> None:
         """What is open is put on record, and so is a connection that brought no mail."""
+        self._drop_ptr()
+        if self.is_probe:
+            return
         self._settle()
         if self._mail:
             self._leave(cause, reply)
@@ -69,7 +77,6 @@ class ClientSession(Connection):
             self._note(Cause.NO_MAIL, None)
         elif not self._transactions or (reply and reply not in HARMLESS):
             self._note(cause, reply)
-        self._drop_ptr()
 
     def forget_client(self) -> None:
         self._leave(Cause.RESET)

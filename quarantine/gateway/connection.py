@@ -52,6 +52,7 @@ class Connection(SMTP):
         self._pending: list[bytes] = []
         self._wire: asyncio.Transport | None = None
         self._peer = ""  # the address of the connection, or what a load balancer stated
+        self._own_ip = ""  # that it came to
         self._tls = ""
         self._stopping = False
         self._listening = False  # waiting for a command
@@ -65,6 +66,11 @@ class Connection(SMTP):
     @property
     def is_under_way(self) -> bool:
         """Whether a mail transaction is open."""
+        raise NotImplementedError
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether somebody of ours only asks if we are there: nothing of that is counted or put on record."""
         raise NotImplementedError
 
     def begin(self) -> None:
@@ -91,8 +97,9 @@ class Connection(SMTP):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = self._inlet.transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername") or ("",)
-        self._peer = normalise_ip(str(peer[0]))
+        self._peer, self._own_ip = (
+            normalise_ip(str((transport.get_extra_info(end) or ("",))[0])) for end in ("peername", "sockname")
+        )
         asyncio.StreamReaderProtocol.connection_made(self, transport)
         self.transport = transport
         self._handler_coroutine = self._loop.create_task(self._handle_client())
@@ -147,7 +154,8 @@ class Connection(SMTP):
         finally:
             self._services.forget(self, self._peer)
             cause, reply = self._ending
-            metrics.count_connection(cause, reply.code if reply else 0)
+            if not self.is_probe:
+                metrics.count_connection(cause, reply.code if reply else 0)
             try:
                 self.end(cause, reply)
             finally:
@@ -218,7 +226,8 @@ class Connection(SMTP):
             reply = replies.LINE_TOO_LONG
         self._send(reply)
         self.answered(name, reply)
-        metrics.count_command(name, reply.code)
+        if not self.is_probe:
+            metrics.count_command(name, reply.code)
         if end := self._count(name, reply):
             self._send(end)
             return end

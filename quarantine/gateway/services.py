@@ -22,6 +22,8 @@ from quarantine.gateway.replies import Reply
 from quarantine.gateway.story import Ledger
 from quarantine.intake import Intake
 
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
 
 class Stoppable(Protocol):
     def stop(self) -> None: ...
@@ -59,6 +61,10 @@ class Services:
 
     def is_balancer(self, ip: str) -> bool:
         return is_among(ip, self.balancer_networks)
+
+    def is_ours(self, ip: str) -> bool:
+        """Whether nobody connects from there but this machine, and peers that we were told of."""
+        return is_among(ip, LOOPBACK) or self.is_trusted(ip) or self.is_balancer(ip)
 
     def admit(self, session: Stoppable, ip: str) -> Reply | None:
         """Take note of a new connection; a reply means that it is to be turned away with it."""

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 import pytest
 from django.test import override_settings
 
-from quarantine.gateway import connection, replies
+from portal.settings.environment import Address
+from portal.web.views.health import _read_banner
+from quarantine.gateway import connection, replies, services
 from quarantine.gateway.inlet import Pace
 from quarantine.gateway.limits import Limits
 from quarantine.platform.models import Unrouted
 from tests.quarantine.gateways import run_gateway
 from tests.quarantine.test_gateway_meeting import BALANCER, standing_still
 from tests.quarantine.test_gateway_session import MAIL
+from tests.quarantine.test_metrics import Change
 from tests.running_courier import wait_until
 from tests.smtp_sink import CERTIFICATE
 
 pytestmark = pytest.mark.usefixtures("committed")
 
+TRUSTED = "127.0.0.6"
 LIMITS = Limits(
     command_seconds=1,
     proxy_seconds=0.1,
@@ -54,8 +59,18 @@ def hang_up(gateway):
     gateway.connect().close()
 
 
+def balance(gateway, header: bytes):
+    client = gateway.connect(greeting=False, source=BALANCER, early=header)
+    assert client.read_reply().startswith("220 ")
+    return client
+
+
 def quit_at_once(gateway):
-    gateway.connect().ask("QUIT")
+    balance(gateway, b"PROXY TCP4 192.0.2.9 192.0.2.1 1 25\r\n").ask("QUIT")
+
+
+def say_more_than_a_probe(gateway):
+    gateway.connect().talk("NOOP", "QUIT")
 
 
 def stay_silent(gateway):
@@ -112,7 +127,7 @@ def connect_twice(gateway):
     first = gateway.connect(source="127.0.0.5")
     second = gateway.connect(greeting=False, source="127.0.0.5")
     assert second.read_reply() == str(replies.TOO_MANY_CONNECTIONS)
-    first.ask("QUIT")
+    first.talk("NOOP", "QUIT")
 
 
 def balance_without_a_header(gateway):
@@ -130,6 +145,7 @@ def speak_too_early(gateway):
     [
         (hang_up, [("unfinished", "no_mail", None)]),
         (quit_at_once, [("unfinished", "no_mail", None)]),
+        (say_more_than_a_probe, [("unfinished", "no_mail", None)]),
         (stay_silent, [("unfinished", "timeout", replies.TOO_SLOW)]),
         (begin_no_handshake, [("unfinished", "tls_failed", None)]),
         (begin_a_wrong_handshake, [("unfinished", "tls_failed", None)]),
@@ -153,6 +169,41 @@ def test_how_a_connection_ended_is_on_record(gateway, end, expected):
     end(gateway)
     assert list_ends(gateway) == [(outcome, cause, str(reply or "")) for outcome, cause, reply in expected]
     assert not gateway.services._clients
+
+
+def ask_as_healthz_does(gateway):
+    with override_settings(SUPERVISED=True, SMTP_ADDRESS=Address("127.0.0.1", gateway.port)):
+        assert asyncio.run(_read_banner())
+
+
+def ask_from_our_own_address(gateway):
+    gateway.connect(source="127.0.0.1").ask("QUIT")
+
+
+def ask_as_a_trusted_peer(gateway):
+    gateway.connect(source=TRUSTED).ask("QUIT")
+
+
+def ask_as_a_balancer_for_itself(gateway):
+    balance(gateway, b"PROXY UNKNOWN\r\n").ask("QUIT")
+
+
+@pytest.mark.parametrize(
+    ("ask", "loopback"),
+    [
+        (ask_as_healthz_does, services.LOOPBACK),
+        (ask_from_our_own_address, ()),
+        (ask_as_a_trusted_peer, ()),
+        (ask_as_a_balancer_for_itself, ()),
+    ],
+)
+def test_whoever_of_us_only_asks_if_we_are_there_is_neither_counted_nor_on_record(gateway, monkeypatch, ask, loopback):
+    monkeypatch.setattr(services, "LOOPBACK", loopback)
+    monkeypatch.setattr(gateway.services, "trusted_networks", (f"{TRUSTED}/32",))
+    change = Change()
+    ask(gateway)
+    assert list_ends(gateway) == []
+    assert change.list("connections_total") == change.list("commands_total") == {}
 
 
 def test_a_client_that_does_not_read_our_last_words_is_not_kept(monkeypatch):

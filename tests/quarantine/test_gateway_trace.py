@@ -241,7 +241,7 @@ def test_whom_mail_is_put_off_for_is_on_their_providers_record(gateway, monkeypa
 def test_connections_without_mail_share_a_row(gateway):
     for _ in range(3):
         client = gateway.connect()
-        client.ask("QUIT")
+        client.talk("NOOP", "QUIT")
         client.close()
     http = gateway.connect()
     http.ask("GET / HTTP/1.1")
