@@ -332,5 +332,5 @@ def describe_tls(transport: asyncio.BaseTransport) -> str:
     return f"{tls.version() if tls else 'TLS'} {cipher[0]}".strip()
 
 
-def name_cause(error: Exception) -> Cause:
+def find_cause(error: Exception) -> Cause:
     return Cause.UNAVAILABLE if isinstance(error, UNAVAILABLE) else Cause.FAULT

@@ -12,7 +12,7 @@ from quarantine.causes import Cause
 from quarantine.faults import name_fault
 from quarantine.gateway import replies
 from quarantine.gateway.client import ClientSession
-from quarantine.gateway.connection import name_cause
+from quarantine.gateway.connection import find_cause
 from quarantine.gateway.inlet import Chunks, Data
 from quarantine.gateway.memory import Share
 from quarantine.gateway.replies import Reply
@@ -108,7 +108,7 @@ class ContentSession(ClientSession):
         try:
             reply = await self._decide(mail, data)
         except Exception as error:  # noqa: BLE001 - the sender is told to come again, and it is on record
-            cause, reply = name_cause(error), replies.TEMPORARY
+            cause, reply = find_cause(error), replies.TEMPORARY
             log.error("message_deferred trace=%s client=%s error=%s", mail.trace_id, self._ip, name_fault(error))
             self._put_off(mail, cause, reply)
         metrics.RECEIVED_BYTES.inc(data.size)

@@ -14,7 +14,7 @@ from quarantine.causes import Cause
 from quarantine.gateway import replies
 from quarantine.gateway.addresses import AddressError, NeedsUtf8Error, Path, SyntaxProblem, read_address, read_path
 from quarantine.gateway.client import read_recipient
-from quarantine.gateway.connection import name_cause, normalise_ip
+from quarantine.gateway.connection import find_cause, normalise_ip
 from quarantine.gateway.content import ContentSession
 from quarantine.gateway.recipients import Undecided
 from quarantine.gateway.replies import Reply
@@ -176,7 +176,7 @@ class Session(ContentSession):
         try:
             return await self._admit(mail, address)
         except Exception as error:
-            mail.put_off(address, domain, name_cause(error), replies.TEMPORARY)
+            mail.put_off(address, domain, find_cause(error), replies.TEMPORARY)
             raise
         except asyncio.CancelledError:
             if address.lower() not in mail.refused:  # whose refusal is being put on record
