@@ -15,7 +15,7 @@ from quarantine import metrics
 from quarantine.causes import Cause
 from quarantine.faults import name_fault
 from quarantine.gateway import replies
-from quarantine.gateway.inlet import ClientGoneError, ClientSilentError, Inlet, LineTooLongError
+from quarantine.gateway.inlet import ClientGoneError, ClientSilentError, Inlet, LineTooLongError, OutOfStepError
 from quarantine.gateway.proxy import BadHeaderError, read_header
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
@@ -148,7 +148,7 @@ class Connection(SMTP):
         except ClientGoneError:
             pass
         except Exception as error:  # noqa: BLE001 - the edge of the session
-            log.error("session_failed client=%s error=%s", self._peer, name_fault(error))
+            log.error("session_failed client=%s error=%s", self._peer, name_fault(error.__cause__ or error))
             self._ending = Cause.FAULT, replies.NOT_READY
             self._send(replies.NOT_READY)
         finally:
@@ -240,7 +240,7 @@ class Connection(SMTP):
             if not self._has_told:
                 log.warning("deferred client=%s command=%s cause=%s", self._peer, name, type(error).__name__)
             self._has_told = True
-        except (ClientSilentError, ClientGoneError):
+        except (ClientSilentError, ClientGoneError, OutOfStepError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is our fault and the sender comes again
             log.error("command_failed client=%s command=%s error=%s", self._peer, name, name_fault(error))

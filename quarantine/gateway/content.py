@@ -13,7 +13,7 @@ from quarantine.faults import name_fault
 from quarantine.gateway import replies
 from quarantine.gateway.client import ClientSession
 from quarantine.gateway.connection import find_cause
-from quarantine.gateway.inlet import Chunks, Data
+from quarantine.gateway.inlet import Chunks, Data, in_step
 from quarantine.gateway.memory import Share
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.story import Mail
@@ -39,7 +39,10 @@ class ContentSession(ClientSession):
         self._mail.say("DATA", replies.GO_AHEAD)
         share = Share(self._services.memory, self._ip)
         try:
-            data = await self._inlet.read_data(limit=self._limits.message_octets, pace=self._limits.pace, share=share)
+            with in_step():
+                data = await self._inlet.read_data(
+                    limit=self._limits.message_octets, pace=self._limits.pace, share=share
+                )
         except BaseException:
             share.empty()
             raise
@@ -61,7 +64,8 @@ class ContentSession(ClientSession):
         refusal = self._broken or self._refuse_content("BDAT")
         chunks = self._start_chunks(0) if refusal else self._chunks or self._start_chunks(self._limits.message_octets)
         self._chunks = None if refusal else chunks
-        await self._inlet.read_chunk(size, into=chunks, pace=self._limits.pace)
+        with in_step():
+            await self._inlet.read_chunk(size, into=chunks, pace=self._limits.pace)
         if refusal:
             self._broken = None if is_last else refusal
             return refusal

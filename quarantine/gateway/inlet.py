@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from quarantine.gateway.memory import Share
@@ -22,6 +23,10 @@ class ClientSilentError(Exception):
 
 class ClientGoneError(Exception):
     """The client has hung up. No EOFError or ConnectionError: those are of our own making."""
+
+
+class OutOfStepError(Exception):
+    """A fault of ours in the midst of content: what follows is not to be read as commands."""
 
 
 class LineTooLongError(ValueError):
@@ -109,6 +114,17 @@ class Chunks:
 
     def get_data(self) -> Data:
         return Data(None if self.is_dropped else bytes(self._body), self.size)
+
+
+@contextmanager
+def in_step() -> Iterator[None]:
+    """While content is read, every fault that is not the client's is an OutOfStepError."""
+    try:
+        yield
+    except (ClientSilentError, ClientGoneError):
+        raise
+    except Exception as error:
+        raise OutOfStepError from error
 
 
 def unstuff(body: bytearray) -> bytes:

@@ -26,6 +26,7 @@ NO_ARGUMENT = "501 5.5.4 Command takes no argument"
 HELO_FIRST = "503 5.5.1 Send HELO or EHLO first"
 MAIL_FIRST = "503 5.5.1 Send MAIL first"
 UNKNOWN_COMMAND = "500 5.5.2 Command not recognized"
+NOT_READY = "421 4.3.0 Service not ready, try again later"
 TEMPORARY = "451 4.3.0 Temporary failure, please try again later"
 MAIL, RCPT = "MAIL FROM:<ann@sender.test>", "RCPT TO:<bob@alpha.test>"
 
@@ -287,6 +288,25 @@ def test_a_wait_of_ours_that_fails_is_not_held_against_the_client(gateway, monke
         assert client.talk(MAIL, RCPT) == [SENDER_OK, TEMPORARY]
     assert client.talk("RSET") == [OK]
     assert client.mail(data=CLEAN).startswith("250 ")
+
+
+@pytest.mark.parametrize(
+    ("opening", "reading"), [("DATA", "unstuff"), ("DATA", "Progress.add"), (f"BDAT {len(CLEAN)} LAST", "Progress.add")]
+)
+def test_what_follows_a_fault_amid_content_is_not_read_as_commands(gateway, monkeypatch, opening, reading):  # D41
+    def fail(*_, **__):
+        raise RuntimeError
+
+    client = gateway.open()
+    assert client.talk(MAIL, RCPT) == [SENDER_OK, RECIPIENT_OK]
+    smuggled = f"{MAIL}\r\n{RCPT}\r\nDATA\r\nSubject: smuggled\r\n\r\n.\r\n".encode()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"quarantine.gateway.inlet.{reading}", fail)
+        client.send(opening.encode() + b"\r\n" + CLEAN + smuggled)
+        replies = iter(client.read_reply, "")
+        assert [reply for reply in replies if not reply.startswith("354")] == [NOT_READY]
+    gateway.settle()
+    assert list_rows() == [("bob@alpha.test", "unfinished")]
 
 
 def test_a_directory_that_cannot_answer_is_temporary(gateway, monkeypatch):
