@@ -10,7 +10,7 @@ from django.test import override_settings
 from django_tenants.utils import schema_context
 
 from portal.tenants.directory import DirectoryUnavailable
-from quarantine.models import Message
+from quarantine.models import Message, Recipient
 from tests.quarantine.gateways import run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN, list_rows
 from tests.smtp_sink import CERTIFICATE
@@ -306,7 +306,10 @@ def test_what_follows_a_fault_amid_content_is_not_read_as_commands(gateway, monk
         replies = iter(client.read_reply, "")
         assert [reply for reply in replies if not reply.startswith("354")] == [NOT_READY]
     gateway.settle()
-    assert list_rows() == [("bob@alpha.test", "unfinished")]
+    with schema_context("sp_acme"):
+        assert list(Recipient.objects.values_list("address", "state", "cause")) == [
+            ("bob@alpha.test", "unfinished", "fault")
+        ]
 
 
 def test_a_directory_that_cannot_answer_is_temporary(gateway, monkeypatch):
