@@ -229,15 +229,20 @@ def test_more_clients_than_it_can_serve(ground):  # Q20
 # What needs a gateway or a PostgreSQL of its own
 
 
-@pytest.mark.parametrize("what", ["octets", "inodes"])
-def test_the_disk_full(tmp_path, what):  # Q10
+@pytest.mark.parametrize(
+    ("what", "place"), [("octets", "data"), ("inodes", "data"), ("octets", "pg_wal"), ("inodes", "pg_wal")]
+)
+def test_the_disk_full(tmp_path, what, place):  # Q10
     disk = tmp_path / "disk"
     fill, empty = {"octets": (fill_disk, Path.unlink), "inodes": (use_up_inodes, shutil.rmtree)}[what]
     with mount(disk, "320m,nr_inodes=16k") as is_mounted:
         if not is_mounted:
             pytest.skip("no right to mount a small file system; test_load.py has the arithmetic")
-        ground = Ground(disk / "postgres", {"max_wal_size": "64MB"}, LAZARET_MAX_MESSAGE_BYTES="1048576")
+        data = disk / "postgres" if place == "data" else None
+        ground = Ground(data, {"max_wal_size": "64MB"}, LAZARET_MAX_MESSAGE_BYTES="1048576")
         try:
+            if place == "pg_wal":
+                move_log(ground, disk)
             ground.start_gateway()
             ground.wait_for_session()
             with under_way(ground, "full") as traffic:
@@ -251,6 +256,19 @@ def test_the_disk_full(tmp_path, what):  # Q10
                     wait_until(ground.try_to_start_postgres, 60)
         finally:
             ground.stop()
+
+
+def move_log(ground: Ground, disk: Path) -> None:
+    """Have PostgreSQL's log of changes on a disk of its own, as its handbook advises."""
+    ground.postgres.stop()
+    log = ground.postgres.data / "pg_wal"
+    shutil.copytree(log, disk / "pg_wal", copy_function=shutil.copy)
+    owner = log.stat()
+    for path in (disk / "pg_wal", *(disk / "pg_wal").rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid)
+    shutil.rmtree(log)
+    log.symlink_to(disk / "pg_wal")
+    ground.start_postgres()
 
 
 @contextmanager
