@@ -226,6 +226,28 @@ def test_more_clients_than_it_can_serve(ground):  # Q20
     assert ground.account(read_log(log)[1]) == ([], [])
 
 
+MIGRATIONS = {
+    "add": "ALTER TABLE {} ADD COLUMN later integer",
+    "default": "ALTER TABLE {} ADD COLUMN soon integer NOT NULL DEFAULT 1",
+    "index": "CREATE INDEX ON {} ((1))",
+    "drop": "ALTER TABLE {} DROP COLUMN later, DROP COLUMN soon",
+}
+
+
+@pytest.mark.parametrize("what", MIGRATIONS)
+def test_a_migration_while_the_old_code_runs(ground, what):  # Q19
+    """The statements that migrations are made of, on every table that a message touches."""
+    hot = [f"sp_acme.quarantine_{name}" for name in ("message", "recipient", "content", "event")]
+    hot += ["sp_acme.people_mailbox", "public.tenants_maildomain", "public.platform_deliveryjob"]
+    with under_way(ground, f"migration-{what}") as traffic:
+        begun_at = time.monotonic()
+        with ground.connect() as database:
+            for table in hot:
+                database.execute(MIGRATIONS[what].format(table).encode())
+                time.sleep(0.2)
+        assert traffic.has_taken_since(begun_at)
+
+
 # What needs a gateway or a PostgreSQL of its own
 
 
