@@ -21,6 +21,7 @@ from quarantine.models import State
 SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_REPLIES = 1200  # of a transaction that are kept: every limit of a session is below
 RECEIPT_SECONDS = 600  # RFC 5321 4.5.3.2.6: so long a client may wait for the reply to its final dot
+UNHEARD_SECONDS = 86_400  # where we told it to come again: it does so when it likes
 
 # Whom it concerns (a provider's schema, NOBODY of ours, or EVERYBODY), a command, and the reply that was given to it.
 Said = tuple[str, str, str]
@@ -64,7 +65,8 @@ class Outcome:
 class Filing:
     """One message in one provider's schema. Without `stored` (codec, octets) no content is kept: it was refused.
 
-    With a `receipt` it is stored only if no message of that fingerprint was within the last ten minutes.
+    With a `receipt` it is stored only if no message of that fingerprint was within the last ten minutes (within a day,
+    where it was stored without our knowing).
     """
 
     schema: str
@@ -153,7 +155,8 @@ WITH {first}, message AS (
 )
 SELECT trace_id FROM first
 """
-# The conflicting row is written anew so that RETURNING sees it also where it was committed only just now.
+# The conflicting row is written anew so that RETURNING sees it also where it was committed only just now. What is to be
+# known for longer (REMEMBER) is so until it comes again: its sender has a 250 then, and the usual ten minutes.
 FIRST = """
 receipt AS (
     INSERT INTO public.platform_receipt AS r (fingerprint, trace_id, at)
@@ -161,11 +164,23 @@ receipt AS (
     ON CONFLICT (fingerprint) DO UPDATE SET
         trace_id = CASE WHEN r.at > now() - make_interval(secs => %(receipt_seconds)s) THEN r.trace_id
                    ELSE excluded.trace_id END,
-        at = CASE WHEN r.at > now() - make_interval(secs => %(receipt_seconds)s) THEN r.at ELSE excluded.at END
+        at = CASE WHEN r.at > now() - make_interval(secs => %(receipt_seconds)s) THEN least(r.at, now())
+             ELSE excluded.at END
     RETURNING trace_id
 ), first AS (SELECT trace_id FROM receipt WHERE trace_id <> %(trace_id)s)
 """
 NO_FIRST = "first AS (SELECT NULL::text AS trace_id WHERE false)"
+# Of what was stored, if it was: nothing else is ever known by a receipt.
+REMEMBER = """
+UPDATE public.platform_receipt SET at = now() + make_interval(secs => %(seconds)s)
+WHERE fingerprint IN (
+    SELECT r.fingerprint FROM public.platform_receipt r
+    JOIN unnest(%(fingerprints)s::bytea[], %(trace_ids)s::text[]) AS d (fingerprint, trace_id)
+    USING (fingerprint, trace_id)
+    FOR UPDATE OF r SKIP LOCKED
+)
+RETURNING fingerprint
+"""
 
 UNROUTED = """
 INSERT INTO public.platform_unrouted

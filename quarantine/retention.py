@@ -8,7 +8,8 @@
 * The trace of mail that was taken (who, when, what, why, and every reply) is kept: nothing here deletes it.
 * The trace of a recipient whose mail was refused, or not finished, is kept for 90 days; so is what reached no provider.
 * The counts of an hour are kept for 400 days, to be compared with those a year before.
-* Receipts, by which a message sent again is known, are kept for an hour: six times as long as they are good for.
+* Receipts, by which a message sent again is known, are kept for an hour: six times as long as they are good for. Those
+  of which the sender did not hear are good for a day, and kept for an hour more.
 """
 
 from __future__ import annotations

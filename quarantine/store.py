@@ -19,9 +19,11 @@ from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, AsyncCursor, OperationalError, errors
 from psycopg.rows import TupleRow
+from psycopg_pool import PoolTimeout
 
 from portal.tenants.database import Pool, finish_within, is_outage
 from quarantine import metrics
+from quarantine.doubts import Doubts
 from quarantine.faults import name_fault
 from quarantine.locks import PUBLIC, LockWatch
 from quarantine.platform.heartbeat import UPSERT
@@ -91,6 +93,7 @@ class Store:
         self._pause = PAUSE_SECONDS
         self._is_suspected = False
         self._locks = LockWatch(pool, self._wake.set)
+        self._doubts = Doubts()
         self.lost_notes = 0
 
     @property
@@ -143,11 +146,20 @@ class Store:
                 await self._writer
             with contextlib.suppress(TimeoutError):
                 await finish_within(LAST_SECONDS, self._write_notes())
+        await self._settle_last()
         await self._locks.close()
         if self._notes:
             log.error("notes_lost number=%d", len(self._notes))
         for item in self._waiting:
             item.fail()
+
+    async def _settle_last(self) -> None:
+        if not self._doubts:
+            return
+        try:
+            await finish_within(LAST_SECONDS, self._try_to_write())
+        except Exception as error:  # noqa: BLE001 - whatever it is, we stop
+            log.error("doubts_lost number=%d error=%s", len(self._doubts), name_fault(error))
 
     async def keep(self, *records: Record) -> str | None:
         """Return when all the records are committed, in one transaction. Raises StoreUnavailableError.
@@ -215,7 +227,7 @@ class Store:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(IDLE_SECONDS):
                 await self._wake.wait()
-        if self._is_suspected or not self._wake.is_set():
+        if self._is_suspected or self._doubts.are_due or not self._wake.is_set():
             await self._probe()
         else:
             await self._write_next()
@@ -241,7 +253,7 @@ class Store:
 
     async def _probe(self) -> None:
         """Find out whether PostgreSQL can be written to; where that is in doubt, by writing."""
-        is_doubtful = self._is_suspected or self._closed_at is not None
+        is_doubtful = self._is_suspected or self._doubts.are_due or self._closed_at is not None
         self._is_suspected = False
         try:
             await self._finish(PROBE_SECONDS, self._try_to_write() if is_doubtful else self._ask())
@@ -255,6 +267,7 @@ class Store:
     async def _try_to_write(self) -> None:
         async with self._pool.connection(CONNECTION_SECONDS) as connection:
             await connection.execute(UPSERT, ("gateway", self._instance))
+            await self._doubts.settle(connection)  # before any of them can come again
 
     async def _ask(self) -> None:
         async with self._pool.connection(CONNECTION_SECONDS) as connection:
@@ -327,6 +340,8 @@ class Store:
         except Exception as error:  # noqa: BLE001 - PostgreSQL is away, or it refuses, or it is a fault of ours in an item
             if is_outage(error):
                 log.warning("store_unavailable error=%s items=%d", name_fault(error), len(batch))
+                if not isinstance(error, PoolTimeout):  # else PostgreSQL has not seen it
+                    self._doubts.add(row for item in batch for row in item.rows)
                 return False
             if len(batch) > 1:
                 log.warning("store_refused error=%s items=%d", name_fault(error), len(batch))

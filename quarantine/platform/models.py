@@ -74,7 +74,8 @@ class Unrouted(models.Model):
 
 
 class Receipt(models.Model):
-    """A message that was answered 250 a short while ago: the same again is the same message.
+    """A message that was taken a short while ago: the same again is the same message. Its time is still to come where
+    the sender was not told: that one may take longer.
 
     The fingerprint is of schema, client, sender, recipients and SHA-256 of the octets.
     """
