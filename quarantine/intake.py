@@ -40,6 +40,7 @@ from quarantine.store import Store
 log = logging.getLogger(__name__)
 
 EVIDENCE_SECONDS = 20.0  # for all evidence of a message together
+MAX_UNROUTED = 10  # rows of a transaction, for recipients that are no provider's
 MANY_RECIPIENTS = 10  # from here on the event loop would feel it
 RELEASE_SECONDS = 10.0  # to read the live policy release
 MAX_RECEIVED_HEADERS = 100  # more is a loop (RFC 5321 6.3)
@@ -454,17 +455,21 @@ def _make_note(transaction: Transaction, schema: str, outcomes: Iterable[Outcome
 def _make_notes(
     transaction: Transaction, outcomes: Iterable[tuple[str, Outcome]], left: Iterable[Left]
 ) -> list[Filing | Unrouted]:
-    """Records without a message: one a provider, and one for each recipient that is none's."""
+    """Records without a message: one a provider, and one for each recipient that is none's. Of many such the others
+    share one, for each has the whole conversation.
+    """
     by_schema: dict[str, list[Outcome]] = {}
     for schema, outcome in outcomes:
         by_schema.setdefault(schema, []).append(outcome)
-    unrouted: list[Filing | Unrouted] = []
+    unrouted: list[Unrouted] = []
     for one in left:
         if one.domain:
             by_schema.setdefault(one.domain.schema, []).append(make_left(one, one.domain))
-        else:
+        elif len(unrouted) < MAX_UNROUTED:
             unrouted.append(Unrouted(transaction, one.given, one.reply, one.cause, one.event))
-    return unrouted + [_make_note(transaction, schema, found) for schema, found in by_schema.items()]
+        else:
+            unrouted[-1] = replace(unrouted[-1], times=unrouted[-1].times + 1)
+    return [*unrouted, *(_make_note(transaction, schema, found) for schema, found in by_schema.items())]
 
 
 def explain(verdict: Verdict) -> str:

@@ -58,6 +58,7 @@ NOTE_SECONDS = 0.5  # notes wait so long for a commit to share, where there is n
 LAST_SECONDS = 5.0  # for the last notes, when we stop
 MAX_BATCH_ITEMS = 100
 MAX_BATCH_OCTETS = 32 * 1024 * 1024
+MAX_NOTED_RECIPIENTS = 2000  # of notes that share a commit, about
 MAX_NOTES = 20_000  # kept in memory while PostgreSQL is away
 DURABLE = {"on", "remote_apply"}
 IS_READ_ONLY = "SELECT current_setting('transaction_read_only')"
@@ -149,7 +150,7 @@ class Store:
         await self._settle_last()
         await self._locks.close()
         if self._notes:
-            log.error("notes_lost number=%d", len(self._notes))
+            log.error("notes_lost number=%d", sum(len(item.rows) + len(item.numbers) for item in self._notes))
         for item in self._waiting:
             item.fail()
 
@@ -303,8 +304,12 @@ class Store:
             self._busy_since = None
 
     async def _write_notes(self) -> None:
-        while (notes := self._take_notes(MAX_BATCH_ITEMS)) and await self._write(notes):
-            pass
+        is_written = True
+        while is_written and (notes := self._take_notes(MAX_BATCH_ITEMS)):
+            try:
+                is_written = await self._write(notes)
+            finally:
+                self._notes.extendleft(item for item in reversed(notes) if not item.done.done())
 
     def _take(self) -> list[_Item]:
         batch: list[_Item] = []
@@ -318,7 +323,11 @@ class Store:
 
     def _take_notes(self, number: int) -> list[_Item]:
         """The first notes, but for those that a lock keeps from being written."""
-        notes = [self._notes.popleft() for _ in range(min(number, len(self._notes)))]
+        notes: list[_Item] = []
+        recipients = 0
+        while self._notes and len(notes) < number and recipients < MAX_NOTED_RECIPIENTS:
+            notes.append(self._notes.popleft())
+            recipients += notes[-1].recipients
         if not self._locks.schemas:
             return notes
         self._notes.extend(item for item in notes if item.schemas & self._locks.schemas)
@@ -414,6 +423,10 @@ class _Item:
     @property
     def schemas(self) -> set[str]:
         return {row.schema if isinstance(row, Filing) else PUBLIC for row in self.rows}
+
+    @property
+    def recipients(self) -> int:
+        return sum(len(row.outcomes) if isinstance(row, Filing) else 1 for row in self.rows)
 
     @property
     def octets(self) -> int:

@@ -171,6 +171,8 @@ class Session(ContentSession):
             deferral = replies.TOO_MANY_RECIPIENTS, Cause.TOO_MANY_RECIPIENTS
         if deferral:
             reply, cause = deferral
+            # It is not looked at whether they are there: nobody is to name a thousand.
+            self._failed_recipients += deferral is mail.deferral
             mail.put_off(address, domain, cause, reply)
             return reply
         try:

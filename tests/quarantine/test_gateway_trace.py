@@ -13,7 +13,8 @@ from django_tenants.utils import schema_context
 from quarantine.gateway import load
 from quarantine.gateway.inlet import Pace
 from quarantine.gateway.limits import Limits
-from quarantine.gateway.replies import NO_ROOM
+from quarantine.gateway.replies import NO_ROOM, TOO_MANY_ERRORS
+from quarantine.intake import MAX_UNROUTED
 from quarantine.models import Event, Message, Recipient
 from quarantine.platform.models import HourlyCount, Unrouted
 from quarantine.store import StoreUnavailableError
@@ -236,6 +237,18 @@ def test_whom_mail_is_put_off_for_is_on_their_providers_record(gateway, monkeypa
         assert story["replies"] == [ENVELOPE[0], [f"RCPT TO:<{address}>", reply], ["DATA", TEMPORARY]]
     assert list_unrouted(gateway) == [("deferred", cause, reply, 1)]
     assert list_counts()["sp_acme", "deferred", cause] == 1
+
+
+def test_a_client_that_is_put_off_cannot_name_whom_it_likes(gateway, monkeypatch):
+    monkeypatch.setattr(type(gateway.services.load), "refuse_mail", lambda *_: load.OVERLOADED)
+    client = gateway.open()
+    client.send(f"{MAIL}\r\n".encode() + b"".join(b"RCPT TO:<n%d@elsewhere.test>\r\n" % n for n in range(100)))
+    said = list(iter(client.read_reply, ""))
+    limit = gateway.services.limits.failed_recipients
+    assert said == [SENDER_OK, *[str(load.OVERLOADED[0])] * limit, str(TOO_MANY_ERRORS)]
+    rows = list_unrouted(gateway)
+    assert sum(times for *_, times in rows) >= limit
+    assert len(rows) <= MAX_UNROUTED + 1
 
 
 def test_connections_without_mail_share_a_row(gateway):

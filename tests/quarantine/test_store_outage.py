@@ -13,8 +13,9 @@ from django_tenants.utils import schema_context
 
 from portal.tenants.database import get_conninfo, is_outage, make_pool
 from portal.tenants.people.models import Mailbox
+from quarantine.causes import Cause
 from quarantine.models import Recipient
-from quarantine.records import Filing
+from quarantine.records import Filing, Unrouted
 from quarantine.store import Store, StoreUnavailableError
 from tests.quarantine.test_store import count, is_blocked, keep_all, make_filing
 
@@ -154,7 +155,7 @@ def test_notes_that_a_lock_outlives_are_told_of_when_we_stop(caplog):
 
     filing = make_filing()
     asyncio.run(work())
-    assert "notes_lost number=1" in caplog.text
+    assert "notes_lost number=2" in caplog.text
     assert count()[0] == 0
 
 
@@ -260,3 +261,18 @@ def test_outages_are_told_from_refusals(state, expected):
 def test_what_has_no_state_is_an_outage_when_it_is_about_the_connection():
     assert all(map(is_outage, (psycopg.OperationalError(), psycopg.InterfaceError(), OSError(), TimeoutError())))
     assert not any(map(is_outage, (psycopg.DataError(), ValueError())))
+
+
+def test_notes_that_nobody_could_take_are_told_of_when_we_stop(caplog):
+    async def fail(*_: object) -> None:
+        raise psycopg.OperationalError
+
+    async def work() -> None:
+        async with open_store() as (store, _):
+            store.note(note, note)
+            store.note(note)
+            store._commit = fail  # type: ignore[assignment,method-assign]
+
+    note = Unrouted(make_filing().transaction, "you@elsewhere.test", "550 no", Cause.RELAY_DENIED)
+    asyncio.run(work())
+    assert "notes_lost number=3" in caplog.text
