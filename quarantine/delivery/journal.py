@@ -67,12 +67,19 @@ class Journal:
         if not self.lines:
             os.ftruncate(self.handle, 0)
         elif os.fstat(self.handle).st_size > REWRITE_BYTES:
-            self._rewrite()
+            try:
+                self._rewrite()
+            except OSError as error:  # it stays as long as it is
+                log.error("journal_not_rewritten error=%s", error.strerror)  # noqa: TRY400
 
     def _rewrite(self) -> None:
         fresh = self.path.with_suffix(".new")
-        fresh.write_bytes(b"".join(self.lines.values()))
-        fresh.replace(self.path)
+        try:
+            fresh.write_bytes(b"".join(self.lines.values()))
+            fresh.replace(self.path)
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
         os.close(self.handle)
         self.handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
 

@@ -109,3 +109,19 @@ def test_a_line_that_a_full_disk_cuts_short_costs_no_other(tmp_path):
         journal.note(taken[1])
     journal.note(taken[2])
     assert read_journal(path) == [taken[0], taken[2]]
+
+
+def test_a_journal_that_a_full_disk_keeps_from_being_rewritten_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("quarantine.delivery.journal.REWRITE_BYTES", 100)
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    taken = [Taken(number, "sp_acme", number, "250 ok", datetime(2026, 11, 1, tzinfo=UTC)) for number in range(20)]
+    for one in taken[:10]:
+        journal.note(one)
+    with limited_files(octets=50):
+        journal.forget([0])
+    journal.note(taken[10])
+    assert read_journal(path)[-1] == taken[10]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["journal"]
+    journal.forget([1])
+    assert read_journal(path) == taken[2:11]
