@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from quarantine.delivery.dial import dial
@@ -31,6 +31,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 CONNECTIONS = 4  # to one server, once it has answered; until then one
 CONVERSATIONS = 100  # at a time, with all servers together
 WAITING = 200  # questions for one server; those over it are not asked
+RESET_SECONDS = 2.0  # for the reply after which the connection can be used again
 IDLE_SECONDS = 2.0  # that a connection is kept for the next question; as many as there may be conversations
 QUESTIONS_A_CONNECTION = 100
 STOPPING = "the gateway is being restarted"
@@ -84,7 +85,8 @@ class Callout:
         self.seconds = seconds
         self.names = Names()
         self.room = asyncio.Semaphore(conversations)
-        self.kept, self.most_kept = 0, conversations
+        self.kept: set[Connection] = set()
+        self.most_kept = conversations
         self._lines: dict[tuple[str, int], Line] = {}
 
     async def ask(self, host: str, port: int, address: str, *, try_all: bool) -> Answer:
@@ -160,12 +162,12 @@ class Line:
                 self._staff()
         finally:
             if connection:
+                self.callout.kept.discard(connection)
                 await connection.close()
 
     async def _take(self, connection: Connection | None) -> Question | None:
         """The next question; None when there was none for a while."""
         self.idle += 1
-        self.callout.kept += connection is not None
         try:
             async with asyncio.timeout(IDLE_SECONDS if connection else 0):
                 while not self.questions:
@@ -176,13 +178,13 @@ class Line:
             return None
         finally:
             self.idle -= 1
-            self.callout.kept -= connection is not None
 
     async def _handle(self, question: Question, connection: Connection | None) -> Connection | None:
         """Settle one question, whatever happens. While the server is down nobody else asks meanwhile. Returns the
         connection to go on with.
         """
-        self.server.probing = bool(self.server.down)
+        if is_probe := bool(self.server.down):
+            self.server.probing = True
         try:
             return await self._put_to_server(question, connection)
         except ConnectError as error:
@@ -193,7 +195,8 @@ class Line:
             log.error("callout_failed server=%s error=%s", self.server, name_fault(error))
             question.give_up("a fault of ours")
         finally:
-            self.server.probing = False
+            if is_probe:
+                self.server.probing = False
             question.give_up(STOPPING)
         return None
 
@@ -204,38 +207,38 @@ class Line:
             if question.answer.done():  # nobody waits for it any more
                 return connection
             question.obstacle = f"{self.server} gives no answer in time"
+            latest = asyncio.get_running_loop().time() + self.callout.seconds
             if connection:
+                self.callout.kept.discard(connection)
                 with contextlib.suppress(LostError, ConnectError):
-                    return await self._converse(question, connection)
-            return await self._converse(question, await self._connect())
+                    return await self._converse(question, connection, latest)
+            return await self._converse(question, await self._connect(latest), latest)
 
-    async def _converse(self, question: Question, connection: Connection) -> Connection | None:
+    async def _converse(self, question: Question, connection: Connection, latest: float) -> Connection | None:
         """Cut short, it leaves no connection of which a reply is still to come."""
         try:
-            async with asyncio.timeout(self.callout.seconds):
+            async with asyncio.timeout_at(latest):
                 answer, last = await examine(connection, question)
         except TimeoutError:
             raise LateError(question.obstacle) from None
         if self.server.note_alive():
             log.info("callout_server_back server=%s", self.server)
         self.server.note_progress()
-        question.settle(replace(answer, by_server=True))
+        question.settle(answer)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.callout.seconds):
+            async with asyncio.timeout(RESET_SECONDS):
                 await connection.begin_anew(last)
-        if (
-            connection.usable
-            and connection.sent < QUESTIONS_A_CONNECTION
-            and self.callout.kept < self.callout.most_kept
-        ):
+        has_room = len(self.callout.kept) < self.callout.most_kept
+        if connection.usable and connection.sent < QUESTIONS_A_CONNECTION and has_room:
+            self.callout.kept.add(connection)
             return connection
         await connection.close()
         return None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, latest: float) -> Connection:
         callout = self.callout
         try:
-            async with asyncio.timeout(callout.seconds):
+            async with asyncio.timeout_at(latest):
                 return await dial(self.server, callout.names, hostname=callout.hostname, patience=PATIENCE)
         except TimeoutError:
             raise ConnectError(f"{self.server} gives no answer in time") from None
@@ -269,12 +272,12 @@ async def examine(connection: Connection, question: Question) -> tuple[Answer, R
     domain = question.address.rpartition("@")[2]
     if word is None:
         other = await connection.try_recipient(f"postmaster@{domain}")
-        return Answer(Word.NO if other.good else Word.UNCLEAR, str(reply)), other
+        return Answer(Word.NO if other.good else Word.UNCLEAR, str(reply), by_server=True), other
     if word is Word.YES and question.try_all:
         other = await connection.try_recipient(f"no-such-{secrets.token_hex(8)}@{domain}")
         takes_all = True if other.good else False if other.final else None
-        return Answer(word, str(reply), takes_all), other
-    return Answer(word, str(reply), False if word is Word.NO else None), reply
+        return Answer(word, str(reply), takes_all, by_server=True), other
+    return Answer(word, str(reply), False if word is Word.NO else None, by_server=True), reply
 
 
 def read_word(reply: Reply) -> Word | None:
