@@ -277,7 +277,8 @@ def _get_hour(at: datetime) -> datetime:
 def make_count_statements(counts: Counter[Hour], instance: str) -> Iterator[Statement]:
     for statement, chosen in ((COUNT, +counts), (TAKE_BACK, -counts)):
         if chosen:
-            hours, schemas, domains, kinds, causes = map(list, zip(*chosen, strict=True))
+            rows = sorted(chosen.items())  # so that no two who share rows wait for each other
+            hours, schemas, domains, kinds, causes = map(list, zip(*(row for row, _ in rows), strict=True))
             yield (
                 statement,
                 {
@@ -286,7 +287,7 @@ def make_count_statements(counts: Counter[Hour], instance: str) -> Iterator[Stat
                     "domains": domains,
                     "kinds": kinds,
                     "causes": causes,
-                    "numbers": list(chosen.values()),
+                    "numbers": [number for _, number in rows],
                     "instance": instance,
                 },
             )

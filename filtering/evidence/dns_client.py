@@ -107,9 +107,10 @@ class DnsClient:
 
 async def _ask_server(server: Server, question: bytes, seconds: float) -> PlainAnswer | dns.message.QueryMessage:
     query = os.urandom(2) + _FLAGS_AND_COUNTS + question + _EDNS
+    ends = time.monotonic() + seconds
     wire = await _ask_over_udp(server, query, question, seconds)
     if wire[2] & _TRUNCATED:
-        wire = await _retry_over_tcp(server, query, question, seconds)
+        wire = await _retry_over_tcp(server, query, question, ends - time.monotonic())
     return read_plain_answer(wire, question, limit=MAX_RECORDS) or _read(wire)
 
 

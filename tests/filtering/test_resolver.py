@@ -419,6 +419,18 @@ def test_answer_that_is_cut_short_is_asked_for_over_tcp(server: DnsServer) -> No
     assert len(server.asked) == 2
 
 
+def test_answer_that_is_whole_too_late_is_none(server: DnsServer) -> None:
+    """Twice half of the time and more: the second question has what the first has left."""
+    server.answer("host.test", "A", "192.0.2.7", rcode="TRUNCATED_UDP", delay=0.7)
+
+    async def story(resolver: Resolver, _: Clock) -> Answer:
+        return await resolver.ask("host.test", "A")
+
+    found = run(server, story, deadline=1.0)
+    assert isinstance(found, Answer)
+    assert (found.is_known, found.detail) == (False, "truncated")
+
+
 # R09
 def test_of_a_large_answer_over_tcp_no_more_is_read_than_is_looked_at(server: DnsServer) -> None:
     names = [f"host-{number}.{'x' * 40}.example.test." for number in range(100)]
