@@ -14,12 +14,13 @@ from quarantine.gateway.connection import Connection
 from quarantine.gateway.inlet import Chunks
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
-from quarantine.gateway.story import MAX_SAID, Declined, Mail, name_outcome
+from quarantine.gateway.story import MAX_SAID, Declined, Mail
 from quarantine.intake import await_ptr
 from quarantine.records import NOBODY, Transaction
 
 UNKNOWN_PTR = PtrEvidence(PtrStatus.UNKNOWN, detail="not known yet")
 MAX_VERB = 20
+OF_MAIL = {"MAIL", "RCPT", "DATA", "BDAT"}
 PROBE = [("QUIT", str(replies.BYE))]  # all that /healthz says
 # Ends by us that say nothing about mail, once mail has come over the connection.
 HARMLESS = {replies.BYE, replies.TOO_SLOW, replies.STOPPING}
@@ -117,13 +118,17 @@ class ClientSession(Connection):
             not self._services.intake.note_left(transaction, mail.list_left(cause, reply), mail.filed)
             and not mail.refused
         ):
-            self._services.ledger.add(transaction, cause, name_outcome(cause, reply), str(reply or ""))
+            self._services.ledger.add(transaction, cause, reply)
 
     def _note(self, cause: Cause, reply: Reply | None, mail: Mail | None = None, recipient: str = "") -> None:
         """Put on the operator's record what reached no provider."""
         said = tuple((NOBODY, command, text) for command, text in self._said)
         transaction = self._sketch(mail) if mail else replace(self._sketch(Mail("", utf8=True)), said=said)
-        self._services.ledger.add(transaction, cause, name_outcome(cause, reply), str(reply or ""), recipient)
+        self._services.ledger.add(transaction, cause, reply, recipient)
+
+    def sign(self, name: str, reply: Reply) -> Reply:
+        mail = self._mail or (self._declined and self._declined.mail)
+        return mail.sign(reply) if mail and name in OF_MAIL else reply
 
     def answered(self, name: str, reply: Reply) -> None:
         if len(self._said) < MAX_SAID and not self._transactions:

@@ -81,6 +81,10 @@ class Connection(SMTP):
         """The connection is over, by the client or (with a reply) by us. Called once, whatever happened."""
         raise NotImplementedError
 
+    def sign(self, name: str, reply: Reply) -> Reply:
+        """The reply to a command with the id of the open transaction, where it belongs to that."""
+        raise NotImplementedError
+
     def answered(self, name: str, reply: Reply) -> None:
         """A command was answered."""
         raise NotImplementedError
@@ -218,7 +222,7 @@ class Connection(SMTP):
             # What we wait for may take long, and the replies so far must not (RFC 2920 section 3.2).
             hurry = self._loop.call_later(HOLD_SECONDS, self._flush) if self._pending else None
             try:
-                reply = await self._obey(name, argument)
+                reply = self.sign(name, await self._obey(name, argument))
             finally:
                 if hurry:
                     hurry.cancel()

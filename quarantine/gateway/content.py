@@ -52,7 +52,7 @@ class ContentSession(ClientSession):
         """A chunk that is refused is read all the same, and so are those that came with it (RFC 3030 section 2)."""
         found = CHUNK.fullmatch(argument)
         if not found:
-            self._send(replies.BDAT_SYNTAX)
+            self._send(self.sign("BDAT", replies.BDAT_SYNTAX))
             return replies.OUT_OF_STEP
         size, is_last, was_broken = int(found[1]), bool(found[2]), self._broken is not None
         reply = await self._take_chunk(size, is_last=is_last)
@@ -119,7 +119,7 @@ class ContentSession(ClientSession):
         metrics.DATA_REPLY_SECONDS.observe(self._loop.time() - begun)
         details = (mail.trace_id, self._ip, len(mail.recipients), data.size, reply.code)
         log.info("message trace=%s client=%s recipients=%d octets=%d code=%d", *details)
-        return reply
+        return mail.sign(reply)
 
     def _put_off(self, mail: Mail, cause: Cause, reply: Reply) -> None:
         mail.say(END_OF_DATA, reply)
@@ -134,11 +134,11 @@ class ContentSession(ClientSession):
         if data.octets is None:
             reply = replies.TOO_BIG
             await intake.record_refused_message(
-                transaction, recipients, left, size=data.size, reply=str(reply), cause=Cause.TOO_BIG
+                transaction, recipients, left, size=data.size, reply=str(mail.sign(reply)), cause=Cause.TOO_BIG
             )
             return reply
         answers = make_answers(mail.trace_id)
-        texts = {result: str(answer) for result, answer in answers.items()}
+        texts = {result: str(mail.sign(answer)) for result, answer in answers.items()}
         received = await intake.receive(transaction, recipients, data.octets, texts, left)
         if received.trace_id != mail.trace_id:  # it was taken before
             return replies.accept(received.trace_id)
@@ -148,6 +148,6 @@ class ContentSession(ClientSession):
 def make_answers(trace_id: str) -> dict[Result, Reply]:
     return {
         Result.KEPT: replies.accept(trace_id),
-        Result.REFUSED: replies.refuse_content(trace_id),
+        Result.REFUSED: replies.REFUSED_BY_POLICY,
         Result.LOOPING: replies.LOOPING,
     }

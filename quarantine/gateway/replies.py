@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAX_REPLY_OCTETS = 512  # with CRLF (RFC 5321 4.5.3.1.5)
 
@@ -121,6 +121,7 @@ RELAY_DENIED = Reply(550, "5.7.1", "Relaying denied: we take no mail for this do
 UNKNOWN_MAILBOX = Reply(550, "5.1.1", "No such mailbox here")
 TOO_BIG = Reply(552, "5.3.4", "Message is larger than this server accepts")
 LOOPING = Reply(554, "5.4.6", "Routing loop: too many Received headers")
+REFUSED_BY_POLICY = Reply(554, "5.7.1", "Message refused by policy")
 
 
 def greet(hostname: str) -> Reply:
@@ -146,6 +147,12 @@ def refuse(code: int, enhanced: str, text: str) -> Reply:
     return Reply(code, enhanced, clean[:room])
 
 
-def refuse_content(trace_id: str) -> Reply:
-    """What was sent is refused for every recipient; the id finds the reasons."""
-    return Reply(554, "5.7.1", f"Message refused by policy ({trace_id})")
+def sign(reply: Reply, trace_id: str) -> Reply:
+    """The reply of a mail transaction as it is said and put on record: an error that leaves the connection open ends
+    with the id, which finds the reasons. For its sake the text may be cut (RFC 5321 4.5.3.1.5).
+    """
+    if not reply.is_error or reply.is_last:
+        return reply
+    suffix = f" (trace {trace_id})"
+    room = MAX_REPLY_OCTETS - len("250-\r\n") - len(f"{reply.code} {reply.enhanced} ") - len(suffix)
+    return replace(reply, text=reply.text[:room] + suffix)

@@ -108,10 +108,11 @@ class Session(ContentSession):
         self._transactions += 1
         mail, reply = self._read_mail(argument)
         mail.say(f"MAIL FROM:<{mail.sender}>", reply)
+        self._broken = None
         if reply.is_error:
             self._declined = Declined(mail, CAUSES[reply], reply)
         else:
-            self._mail, self._broken = mail, None
+            self._mail = mail
         return reply
 
     def _read_mail(self, argument: bytes) -> tuple[Mail, Reply]:
@@ -216,7 +217,7 @@ class Session(ContentSession):
             return None
         reply = replies.refuse(refusal.code, refusal.enhanced, refusal.text)
         mail.refuse(recipient.given, recipient.addressee, reply)
-        await self._services.intake.record_refused_client(self._sketch(mail), recipient, refusal, str(reply))
+        await self._services.intake.record_refused_client(self._sketch(mail), recipient, refusal, str(mail.sign(reply)))
         return reply
 
     async def _refuse_recipient(self, mail: Mail, address: str, found: UnknownMailbox | None) -> Reply:
@@ -224,10 +225,11 @@ class Session(ContentSession):
         await self._await_ptr()
         reply = replies.UNKNOWN_MAILBOX if found else replies.RELAY_DENIED
         mail.refuse(address, found, reply)
+        said = str(mail.sign(reply))
         if found is None:
-            await intake.record_relay_denied(self._sketch(mail), address, str(reply))
+            await intake.record_relay_denied(self._sketch(mail), address, said)
         else:
-            await intake.record_unknown_mailbox(self._sketch(mail), address, found, str(reply))
+            await intake.record_unknown_mailbox(self._sketch(mail), address, found, said)
         return reply
 
     COMMANDS: ClassVar[dict[str, Callable[[Any, bytes], Awaitable[Reply]]]] = {

@@ -69,7 +69,10 @@ class Mail:
 
     def say(self, command: str, reply: Reply, whose: str = EVERYBODY) -> None:
         if len(self.said) < MAX_REPLIES:
-            self.said.append((whose, command[:MAX_COMMAND], str(reply)))
+            self.said.append((whose, command[:MAX_COMMAND], str(self.sign(reply))))
+
+    def sign(self, reply: Reply) -> Reply:
+        return replies.sign(reply, self.trace_id)
 
     def leave(self, left: Left) -> None:
         if len(self.left) < MAX_LEFT:
@@ -89,7 +92,7 @@ class Mail:
 
     def put_off(self, given: str, domain: ServedDomain | None, cause: Cause, reply: Reply, reason: str = "") -> None:
         """A recipient that is not taken, because of this reply; `reason` where more is known than the cause."""
-        self.leave(Left(given, domain, None, cause, str(reply), name_outcome(cause, reply), reason))
+        self.leave(Left(given, domain, None, cause, str(self.sign(reply)), name_outcome(cause, reply), reason))
         self._say_to(given, domain, reply)
 
     def _say_to(self, given: str, domain: ServedDomain | None, reply: Reply) -> None:
@@ -97,7 +100,7 @@ class Mail:
 
     def list_left(self, cause: Cause, reply: Reply | None) -> list[Left]:
         """All recipients that are neither taken nor refused, when the transaction ends for this reason."""
-        text, outcome = str(reply or replies.RECIPIENT_OK), name_outcome(cause, reply)
+        text, outcome = str(self.sign(reply or replies.RECIPIENT_OK)), name_outcome(cause, reply)
         ended = [
             Left(each.given, each.addressee.domain, each.addressee.mailbox_id, cause, text, outcome)
             for each in self.recipients.values()
@@ -122,7 +125,9 @@ class Declined:
 
 
 class Ledger:
-    """Notes of what reached no provider. Alike ones of one moment share a row, so that a flood costs a few."""
+    """Notes of what reached no provider. Alike ones of one moment share a row, so that a flood costs a few: the first
+    one's, under its trace id.
+    """
 
     def __init__(self, note: Callable[[Unrouted], None]) -> None:
         self._note = note
@@ -130,13 +135,15 @@ class Ledger:
         self._idle: dict[tuple[str, ...], Unrouted] = {}  # no mail: these wait longer, and take nobody's place
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, transaction: Transaction, cause: Cause, outcome: str, reply: str, recipient: str = "") -> None:
+    def add(self, transaction: Transaction, cause: Cause, reply: Reply | None, recipient: str = "") -> None:
         """It is on record within a second or two; that somebody connected and sent no mail, within a minute."""
-        entry = Unrouted(transaction, recipient, reply, cause, outcome)
+        said = str(replies.sign(reply, transaction.trace_id)) if reply else ""
+        outcome = name_outcome(cause, reply)
+        entry = Unrouted(transaction, recipient, said, cause, outcome)
         entries = self._idle if cause is Cause.NO_MAIL else self._entries
         client = transaction.client_ip
         keys = (
-            (client, transaction.sender, recipient, outcome, cause, reply),
+            (client, transaction.sender, recipient, outcome, cause, str(reply)),
             (client, outcome, cause),
             (outcome, cause),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 import threading
@@ -24,6 +25,7 @@ from quarantine.gateway.server import Gateway
 from tests.running_courier import wait_until
 
 WAIT_SECONDS = 30
+SIGNATURE = re.compile(r" \(trace ([0-9A-Z]{20})\)$")
 
 
 class RunningGateway:
@@ -61,13 +63,14 @@ class RunningGateway:
 
 
 class Client:
-    """A blocking SMTP client that hides nothing."""
+    """A blocking SMTP client that hides nothing but the trace id at the end of an error: that is in `trace_id`."""
 
     def __init__(self, port: int, *, source: str = "127.0.0.1", early: bytes = b"") -> None:
         """`early` is sent before anything is read."""
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS, source_address=(source, 0))
         self.socket.sendall(early)
         self.stream = self.socket.makefile("rb")
+        self.trace_id = ""  # of the last reply, where it told one
 
     def send(self, octets: bytes) -> None:
         self.socket.sendall(octets)
@@ -80,7 +83,9 @@ class Client:
         lines = [self.read_line()]
         while lines[-1][3:4] == "-":
             lines.append(self.read_line())
-        return "\n".join(lines)
+        signed = SIGNATURE.search(lines[-1])
+        self.trace_id = signed.group(1) if signed else ""
+        return "\n".join([*lines[:-1], SIGNATURE.sub("", lines[-1])])
 
     def ask(self, command: str | bytes) -> str:
         self.send((command.encode() if isinstance(command, str) else command) + b"\r\n")

@@ -37,13 +37,17 @@ def gateway(django_db_setup, django_db_blocker):
 
 
 def read_story(gateway: RunningGateway, schema: str = "sp_acme") -> dict[str, Any]:
-    """The one message of a provider, its recipients and its events, when everything is written."""
+    """The one message of a provider, its recipients and its events, when everything is written; its trace id, with
+    which errors end, is left off.
+    """
     gateway.settle()
     with schema_context(schema):
         message = Message.objects.get()
         rows = Recipient.objects.order_by("id").values_list("address", "state", "cause")
-        events = Event.objects.order_by("id").values_list("kind", "text")
-        return {"replies": message.replies, "rows": list(rows), "events": list(events), "message": message}
+        signature = f" (trace {message.trace_id})"
+        replies = [[command, reply.removesuffix(signature)] for command, reply in message.replies]
+        events = [(one.kind, one.text.replace(signature, "")) for one in Event.objects.order_by("id")]
+        return {"replies": replies, "rows": list(rows), "events": events, "message": message}
 
 
 def list_counts() -> dict[tuple[str, str, str], int]:
@@ -53,7 +57,10 @@ def list_counts() -> dict[tuple[str, str, str], int]:
 
 def list_unrouted(gateway: RunningGateway) -> list[tuple[str, str, str, int]]:
     gateway.settle()
-    return list(Unrouted.objects.order_by("id").values_list("outcome", "cause", "reply", "times"))
+    return [
+        (row.outcome, row.cause, row.reply.removesuffix(f" (trace {row.trace_id})"), row.times)
+        for row in Unrouted.objects.order_by("id")
+    ]
 
 
 def test_a_message_that_was_taken_tells_every_reply(gateway):

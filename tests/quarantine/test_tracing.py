@@ -32,7 +32,8 @@ MANY = 50_000
     [
         (TRACE, Wanted(trace_id=TRACE)),
         (f"  {TRACE.lower().replace('1', 'l', 1)[:9]} {TRACE[9:].replace('0', 'o')} ", Wanted(trace_id=TRACE)),
-        (f"554 5.7.1 Message refused ({TRACE})", Wanted(trace_id=TRACE)),
+        (f"554 5.7.1 Message refused by policy (trace {TRACE})", Wanted(trace_id=TRACE)),
+        (f"<bob@alpha.test>: host mx said: 550 5.1.1 No such mailbox here (trace {TRACE})", Wanted(trace_id=TRACE)),
         ("<4711.abc>", Wanted(message_id="<4711.abc>")),
         ("<4711@Far.test>", Wanted(message_id="<4711@Far.test>", party="4711@far.test")),
         ("Message-ID: <4711@far.test>", Wanted(message_id="<4711@far.test>", party="4711@far.test")),
