@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import parseaddr
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
@@ -32,6 +32,7 @@ from quarantine.trace_id import ALPHABET, LENGTH, read_trace_id
 
 MAX_TEXT = 998  # of a line (RFC 5322 2.1.1): no Message-ID is longer
 WALK = 20_000  # rows that one page looks through where no index answers
+LONGEST = timedelta(hours=1)  # that a transaction is reckoned to take
 WIDEST = {4: 16, 6: 32}  # the shortest prefix whose rows may be few enough to be sorted: they are counted first
 FIELD = re.compile(r"^(?:message-id|from|to|sender|return-path)\s*:\s*", re.IGNORECASE)
 TABLE = re.compile(r'"(quarantine_\w+)"')
@@ -145,7 +146,11 @@ class Way:
     narrow: Q = field(default_factory=Q)
 
     def within(self, wanted: Wanted) -> Way:
-        limits = {f"{self.clock}__gte": wanted.since, f"{self.clock}__lt": wanted.until}
+        """Rows of that time. A message's own time is the end of its transaction; its recipients may be older."""
+        since, until = wanted.since, wanted.until
+        limits = {f"{self.clock}__gte": since, f"{self.clock}__lt": until}
+        if self.clock == SENT_AT:
+            limits |= {f"{SENT_AT}__lt": until and until + LONGEST, "received_at__gte": since, "received_at__lt": until}
         return replace(self, rows=self.rows.filter(**{name: at for name, at in limits.items() if at}))
 
     def list_rows(self) -> QuerySet[Any]:

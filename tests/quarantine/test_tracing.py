@@ -123,6 +123,19 @@ def test_each_thing_that_is_known_finds_its_mail(acme, wanted, found):
     assert find(wanted) == found
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"sender": "ann@far.test"}, {"client": ip_network("192.0.2.25")}, {"party": "ann@far.test"}, {"cause": "x"}],
+)
+def test_a_recipient_that_was_refused_at_once_is_found_at_that_time_whenever_the_rest_ended(acme, more):
+    message = keep("bob@alpha.test", sender="ann@far.test", received_at=DAY)
+    Recipient.objects.update(cause="x")
+    Message.objects.filter(pk=message.pk).update(received_at=DAY + timedelta(minutes=3), client_ip="192.0.2.25")
+    minute = timedelta(minutes=1)
+    assert find(Wanted(since=DAY, until=DAY + minute, **more)) == {"bob@alpha.test"}
+    assert find(Wanted(since=DAY + 3 * minute, until=DAY + 4 * minute, **more)) == set()
+
+
 def test_a_trace_id_finds_its_mail(acme):
     assert find(recognise(make_some().trace_id.lower())) == {"bob@alpha.test"}
 
