@@ -19,8 +19,9 @@ from quarantine.tracing import NotUnderstoodError, Wanted, read_client, read_par
 MAX_ROWS = 1000
 MICROSECOND = timedelta(microseconds=1)
 HINT = (
-    "Either we never saw such a mail, or it is longer ago than traces are kept. Ask the sender for the error message "
-    "that came back: it names the server that refused."
+    "Either we never saw such a mail, or it is longer ago than traces are kept. A Message-ID finds only mail whose "
+    "content we took or refused: what was too big, put off or broken off has a sender and a recipient. Ask the "
+    "sender for the error message that came back: it names the server that refused."
 )
 
 
