@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MAX_NAMES = 10  # PTR names that are looked at
 MAX_AT_ONCE = 2  # of them asked about
+OFF_SECONDS = 1.0  # that is waited while the rule is off: the questions go on, and a late answer is kept
 IPV6_NETWORK_BITS = 48
 
 _HOST_NAME = re.compile(
@@ -49,8 +50,9 @@ async def look_up_ptr(ip: str, resolver: Resolver) -> PtrEvidence:
 async def _look_up(address: Address, resolver: Resolver) -> PtrEvidence:
     started = time.monotonic()
     outcome = _LookUp(address, resolver)
+    patience = min(resolver.deadline, OFF_SECONDS) if resolver.breaker.is_open else resolver.deadline
     try:
-        async with asyncio.timeout(resolver.deadline):
+        async with asyncio.timeout(patience):
             evidence = await outcome.decide()
     except TimeoutError:
         evidence, outcome.is_new = PtrEvidence(PtrStatus.UNKNOWN, detail="timeout"), True

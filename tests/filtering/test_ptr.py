@@ -130,6 +130,25 @@ def test_silence_costs_no_more_than_the_deadline(server: DnsServer) -> None:
     assert DEADLINE_SECONDS <= 10
 
 
+def test_while_the_rule_is_off_nobody_waits_long_and_a_late_answer_is_kept(
+    server: DnsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("filtering.evidence.ptr.OFF_SECONDS", 0.2)
+    server.add("192.0.2.1", "mail.example.test")
+    server.answer_reverse("192.0.2.1", "mail.example.test.", delay=0.8)
+
+    async def run() -> list[PtrStatus]:
+        resolver = Resolver([server.address], deadline=5.0)
+        resolver.breaker.record_life(is_dead=True)
+        first = await look_up_ptr("192.0.2.1", resolver)
+        while resolver.breaker.is_open:  # noqa: ASYNC110 - the name, when it comes, is a sign of life
+            await asyncio.sleep(0.05)
+        return [first.status, (await look_up_ptr("192.0.2.1", resolver)).status]
+
+    assert asyncio.run(run()) == [PtrStatus.UNKNOWN, PtrStatus.OK]
+    assert len(server.asked) == 2
+
+
 # R06
 def test_truncated_answer_is_whole_over_tcp(server: DnsServer) -> None:
     server.add("192.0.2.1", "mail.example.test")
