@@ -5,6 +5,7 @@ Index: hourly_count_provider where a provider is named, else that of hourly_coun
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,8 +18,8 @@ from quarantine.platform.models import HourlyCount
 
 DNS = "dns"
 KINDS: dict[str, str] = {outcome.value: str(outcome.label) for outcome in COUNTED}
-FAILING_SHARE = 0.05
-ENOUGH = 40  # look-ups in an hour, without which no share is reckoned
+ENOUGH = 40  # look-ups, without which no share is reckoned
+LOOK_UPS = Q(schema="", kind=DNS)
 DNS_ANSWERED = ("ok", "none", "mismatch", "malformed", "skipped")  # the answer was had, whatever it was
 DNS_WORDS = {
     "ok": "a name that leads back",
@@ -63,15 +64,19 @@ def of_domains(schema: str, domains: Iterable[int]) -> Q:
     return of_provider(schema) & Q(domain_id__in=list(domains))
 
 
-def find_troubled_hours(*, since: datetime, until: datetime) -> list[datetime]:
-    """The hours, newest first, in which look-ups did not work: more than a twentieth of them failed. One query.
+def share_failures(look_ups: Iterable[Count]) -> list[str]:
+    """For what look-ups failed, with the share of all in whole percent, the most frequent first; nothing of too few.
 
     A look-up belongs to no provider, so providers are told no numbers: from these each could reckon the others' mail.
     """
-    look_ups = HourlyCount.objects.filter(schema="", kind=DNS, hour__gte=since, hour__lt=until)
-    failed = Sum("count", filter=~Q(cause__in=DNS_ANSWERED), default=0)
-    sums = look_ups.values("hour").annotate(all=Sum("count"), failed=failed).order_by("-hour")
-    return [row["hour"] for row in sums if row["all"] >= ENOUGH and row["failed"] > FAILING_SHARE * row["all"]]
+    sums: Counter[str] = Counter()
+    for count in look_ups:
+        sums[count.cause] += count.number
+    total = sums.total()
+    if total < ENOUGH:
+        return []
+    failed = [(cause, 100 * number // total) for cause, number in sums.most_common() if cause not in DNS_ANSWERED]
+    return [f"{name_failure(cause)} ({f'{share} %' if share else 'under 1 %'})" for cause, share in failed]
 
 
 def count_by_hour(which: Q, *, since: datetime, until: datetime) -> list[Count]:

@@ -198,7 +198,7 @@ def test_the_counts_of_one_provider_are_read_without_those_of_others(acme):
     with CaptureQueriesContext(connection) as captured:
         queries.count_unverified(MailDomain.objects.select_related("provider").get(name="alpha.test"))
         assert sum(count.number for count in activity.count_by_hour(activity.of_provider("sp_acme"), **span)) == 72
-        activity.count_by_hour(activity.failed_look_ups(), **span)
+        activity.count_by_hour(activity.LOOK_UPS, **span)
     statements = [query["sql"] for query in captured.captured_queries if "hourlycount" in query["sql"]]
     assert len(statements) == 3
     for statement in statements:

@@ -21,7 +21,7 @@ from portal.tenants.database import get_schema
 from portal.tenants.people.models import User
 from portal.web.pages import choose_time_zone, render_page
 from portal.web.permissions import admin_only, get_user, list_domains
-from quarantine.activity import KINDS, Count, count_by_hour, find_troubled_hours, of_domains, of_provider
+from quarantine.activity import ENOUGH, KINDS, LOOK_UPS, Count, count_by_hour, of_domains, of_provider, share_failures
 from quarantine.outcomes import Outcome
 from quarantine.retention import COUNT_DAYS
 
@@ -43,6 +43,9 @@ class Span:
     label: str
     day: str = ""  # of a line that has hours of its own
 
+    def __contains__(self, at: datetime) -> bool:
+        return self.since <= at < self.until
+
 
 @admin_only
 @require_safe
@@ -53,8 +56,8 @@ def activity(request: HttpRequest) -> HttpResponse:
         spans = list_days() if by_day else list_hours_of(day) if day else list_last_hours()
         since, until = spans[-1].since, spans[0].until
         context = make_table(spans, count_by_hour(choose(user), since=since, until=until))
-        context |= {"day": day, "by_day": by_day, "kept": COUNT_DAYS}
-        context["troubled"] = list_troubled(spans)
+        context |= {"day": day, "by_day": by_day, "kept": COUNT_DAYS, "enough": ENOUGH}
+        context["failures"] = list_failures(spans, count_by_hour(LOOK_UPS, since=since, until=until))
     return render_page(request, "web/activity.html", context, page="activity")
 
 
@@ -65,10 +68,10 @@ def choose(user: User) -> Q:
     return of_domains(get_schema(), list_domains(user).values_list("pk", flat=True))
 
 
-def list_troubled(spans: list[Span]) -> list[str]:
-    """The hours or days in which look-ups of reverse DNS did not work."""
-    hours = find_troubled_hours(since=spans[-1].since, until=spans[0].until)
-    return [span.label for span in spans if any(span.since <= hour < span.until for hour in hours)]
+def list_failures(spans: list[Span], look_ups: list[Count]) -> list[tuple[str, list[str]]]:
+    """The hours or days in which look-ups of reverse DNS failed, and for what."""
+    told = ((span.label, share_failures(one for one in look_ups if one.hour in span)) for span in spans)
+    return [(label, failures) for label, failures in told if failures]
 
 
 def read_day(text: str) -> date | None:
@@ -121,7 +124,7 @@ def make_table(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
             continue
         labels.setdefault(key, capfirst(count.label) or "No reason noted")
         for span in spans:
-            if span.since <= count.hour < span.until:
+            if count.hour in span:
                 sums[span][key] += count.number
     totals: Counter[Cause] = sum(sums.values(), Counter())
     columns = sorted(labels, key=lambda key: (list(KINDS).index(key[0]), -totals[key], key[1]))
