@@ -52,6 +52,7 @@ def test_a_domain_admin_grants_and_ends_one_for_their_domain(acme):
     assert made.ended_by == "dora@alpha.test"
     assert made.ended_at is not None
     assert "No exceptions" in text
+    assert "may be refused, by the policy or by a domain’s own choice" in text
     past = get_text(client.get("/reverse-dns/?show=past"))
     for told in (IP, "their ISP is slow", "by dora@alpha.test"):
         assert told in past
