@@ -23,13 +23,14 @@ from django.db.models.lookups import Exact
 from psycopg import sql
 
 from portal.tenants.models import MailDomain
-from quarantine.causes import name_cause
+from quarantine.causes import Cause, name_cause
 from quarantine.models import Message, Recipient
 from quarantine.outcomes import CONDITIONS, Outcome
 from quarantine.platform.models import Unrouted
 from quarantine.queries import SCHEMAS_A_QUERY, read_place, write_place
 from quarantine.trace_id import ALPHABET, LENGTH, read_trace_id
 
+CAUSES = tuple(cause for cause in Cause if cause is not Cause.SENT_AGAIN)  # what a row may have: that is an event
 MAX_TEXT = 998  # of a line (RFC 5322 2.1.1): no Message-ID is longer
 WALK = 20_000  # rows that one page looks through where no index answers
 LONGEST = timedelta(hours=1)  # that a transaction is reckoned to take

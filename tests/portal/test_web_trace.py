@@ -291,6 +291,7 @@ def test_an_empty_answer_says_what_was_searched_where_and_what_it_means(acme):
         ({"until": "9999-12-31T23:59-05:00"}, "Type a date and a time."),
         ({"outcome": "x"}, "is not one of the available choices"),
         ({"cause": "x"}, "is not one of the available choices"),
+        ({"cause": "sent_again"}, "is not one of the available choices"),  # no row has it: it is an event
     ],
 )
 def test_what_cannot_be_read_is_said_beside_its_field(acme, query, sentence):

@@ -113,6 +113,7 @@ def test_trace_finds_what_belonged_to_no_provider(capsys, db):
         (["x@y.test", "--since", "2026-02-30"], "'2026-02-30' is no time", 2),
         (["x@y.test", "--provider", "nobody"], "There is no provider 'nobody'", 2),
         (["x@y.test", "--limit", "0"], "--limit must be from 1", 2),
+        (["x@y.test", "--cause", "sent_again"], "invalid choice: 'sent_again'", 1),  # no row has it: it is an event
         (["x@y.test", "--cause", "spite"], "invalid choice: 'spite'", 1),  # 2 in a shell: argparse's own
     ],
 )

@@ -12,9 +12,8 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.text import capfirst
 
-from quarantine.causes import Cause
 from quarantine.outcomes import Outcome
-from quarantine.tracing import MAX_TEXT, NotUnderstoodError, Wanted, read_client, read_party, recognise
+from quarantine.tracing import CAUSES, MAX_TEXT, NotUnderstoodError, Wanted, read_client, read_party, recognise
 
 DETAILS = ("sender", "recipient", "client", "since", "until", "outcome", "cause")
 
@@ -80,7 +79,7 @@ class TraceForm(forms.Form):
     cause = forms.ChoiceField(
         label="Why it was not taken",
         required=False,
-        choices=[("", "Any reason"), *((value, capfirst(label)) for value, label in Cause.choices)],
+        choices=[("", "Any reason"), *((cause.value, capfirst(cause.label)) for cause in CAUSES)],
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from quarantine.causes import Cause
 from quarantine.management.finding import BAD_CALL, NOT_FOUND, read_time
 from quarantine.management.searching import Lines, find_lines, tell_trace
 from quarantine.management.telling import describe_line, list_message_lines, list_unrouted_lines, show, show_time
 from quarantine.outcomes import Outcome
-from quarantine.tracing import NotUnderstoodError, Wanted, read_client, read_party, recognise
+from quarantine.tracing import CAUSES, NotUnderstoodError, Wanted, read_client, read_party, recognise
 
 MAX_ROWS = 1000
 MICROSECOND = timedelta(microseconds=1)
@@ -43,7 +42,7 @@ class Command(BaseCommand):
             ("provider", "SLUG", "only at this one"),
         ):
             parser.add_argument(f"--{name}", default="", metavar=metavar, help=text)
-        for name, values in (("outcome", Outcome.values), ("cause", Cause.values)):
+        for name, values in (("outcome", Outcome.values), ("cause", [cause.value for cause in CAUSES])):
             parser.add_argument(f"--{name}", default="", choices=values, metavar=name.upper(), help=", ".join(values))
         parser.add_argument("--unrouted", action="store_true", help="only what reached no provider")
         parser.add_argument("--limit", type=int, default=50, metavar="N", help=f"1 to {MAX_ROWS}, default 50")
