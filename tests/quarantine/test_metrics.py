@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 
 import pytest
 from django.db.models import Sum
 
+from portal.settings.environment import PROJECT
 from quarantine import metrics
 from quarantine.causes import Cause
 from quarantine.gateway import measures
@@ -89,6 +91,18 @@ def test_recipients_are_counted_as_in_the_table_of_counts(gateway):
     assert {kind for kind, _ in found} == {"accepted", "repeated", "held", "refused", "deferred", "unfinished"}
     assert {cause for _, cause in found} - {""} <= set(Cause.values)
     assert change.get("duplicates_total") == 1
+
+
+def test_a_port_scan_raises_no_alarm_of_deferred_mail(gateway):
+    """The rule of docs/operations.md leaves out, above and below the line, what a scan is counted as."""
+    change = Change()
+    gateway.connect().ask("GET / HTTP/1.1")
+    gateway.open().talk("QUIT")
+    gateway.settle()
+    rule = (PROJECT / "docs/operations.md").read_text().partition("LazaretDefersMail\n")[2].partition("for:")[0]
+    above, below = (set(causes.split("|")) for causes in re.findall(r'cause!~"([^"]+)"', rule))
+    assert set(change.list("recipients_total")) == {("deferred", "not_smtp"), ("unfinished", "no_mail")}
+    assert {"not_smtp", "no_mail", "early_talker"} == above == below
 
 
 def test_connections_and_commands_are_counted_in_our_own_words(gateway):
