@@ -78,7 +78,7 @@ def test_a_report_asked_for_is_handed_over_by_the_worker(worker):
         assert [message.pk for message in list_handed_over()] == [digest.message_id]
 
 
-def test_the_dispatcher_has_all_providers_reported_once(worker):
+def test_the_dispatcher_has_all_providers_reported_once(worker):  # Q22
     for schema in ("sp_acme", "sp_globex"):
         with schema_context(schema):
             Mailbox.objects.update(next_digest_at=timezone.now(), created_at=timezone.now() - HOUR)
@@ -93,7 +93,7 @@ def test_the_dispatcher_has_all_providers_reported_once(worker):
     assert count_sent() == 4
 
 
-def test_workers_at_the_same_time_make_one_report_a_slot():
+def test_workers_at_the_same_time_make_one_report_a_slot():  # Q22
     with schema_context("sp_acme"):
         domain = get_mailbox().domain_id
         Mailbox.objects.bulk_create(Mailbox(address=f"user{n}@alpha.test", domain_id=domain) for n in range(60))
