@@ -96,13 +96,14 @@ class ClientSession(Connection):
             if not self._services.intake.note_left(self._sketch(mail), mail.left.values()):
                 self._note(cause, reply, mail)
 
-    def _overhear(self, argument: bytes) -> None:
+    def _overhear(self, argument: bytes, said: Reply) -> None:
+        """Of a transaction that was refused at MAIL a client that pipelines names the recipients all the same."""
         if self._declined:
             mail, cause, reply = self._declined.mail, self._declined.cause, self._declined.reply
             address, problem = read_recipient(argument, utf8=mail.utf8)
             domain = None if problem else self._services.recipients.recall_domain(address)
             if domain:
-                mail.put_off(address, domain, cause, reply)
+                mail.put_off(address, domain, cause, reply, said=said)
 
     def _leave(self, cause: Cause, reply: Reply | None = None) -> None:
         """The transaction, if there is one, ends without a message: by the client, or by us with a reply."""

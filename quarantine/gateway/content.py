@@ -85,7 +85,10 @@ class ContentSession(ClientSession):
     def _refuse_content(self, command: str) -> Reply | None:
         mail = self._mail
         if mail is None:
-            return replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
+            reply = replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
+            if self._declined:
+                self._declined.mail.say(command, reply)
+            return reply
         if mail.recipients:
             return None
         reply = replies.NO_VALID_RECIPIENTS if mail.refused else replies.SEND_RCPT_FIRST

@@ -158,8 +158,9 @@ class Session(ContentSession):
     async def smtp_RCPT(self, argument: bytes) -> Reply:  # noqa: N802
         mail = self._mail
         if mail is None:
-            self._overhear(argument)
-            return replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
+            said = replies.SEND_MAIL_FIRST if self._helo else replies.SEND_HELO_FIRST
+            self._overhear(argument, said)
+            return said
         if self._chunks or self._broken:
             return replies.BDAT_UNDER_WAY
         address, problem = read_recipient(argument, utf8=mail.utf8)

@@ -90,10 +90,20 @@ class Mail:
         if found:
             self.filed.add(found.domain.schema)
 
-    def put_off(self, given: str, domain: ServedDomain | None, cause: Cause, reply: Reply, reason: str = "") -> None:
-        """A recipient that is not taken, because of this reply; `reason` where more is known than the cause."""
+    def put_off(
+        self,
+        given: str,
+        domain: ServedDomain | None,
+        cause: Cause,
+        reply: Reply,
+        reason: str = "",
+        said: Reply | None = None,
+    ) -> None:
+        """A recipient that is not taken, because of this reply; `reason` where more is known than the cause, `said`
+        where it was told something else.
+        """
         self.leave(Left(given, domain, None, cause, str(self.sign(reply)), name_outcome(cause, reply), reason))
-        self._say_to(given, domain, reply)
+        self._say_to(given, domain, said or reply)
 
     def _say_to(self, given: str, domain: ServedDomain | None, reply: Reply) -> None:
         self.say(f"RCPT TO:<{given}>", reply, domain.schema if domain else NOBODY)

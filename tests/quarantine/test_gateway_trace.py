@@ -216,7 +216,8 @@ def test_recipients_named_before_mail_was_answered_are_on_record(gateway):
     story = read_story(gateway)
     assert story["rows"] == [("bob@alpha.test", "refused", "too_big")]
     assert story["events"][0][0] == "refused"
-    assert story["replies"] == [["MAIL FROM:<ann@sender.test>", replies[0]], ["RCPT TO:<bob@alpha.test>", replies[0]]]
+    commands = ["MAIL FROM:<ann@sender.test>", "RCPT TO:<bob@alpha.test>", "DATA"]
+    assert story["replies"] == [list(pair) for pair in zip(commands, replies, strict=True)]
     assert not Unrouted.objects.exists()
 
 
