@@ -103,7 +103,9 @@ def test_postgres_killed_under_load_loses_nothing_confirmed(world):
             wait_until(world.try_to_start_postgres, 30)
         if send_or_reset(client, sender := f"pg-{n}@sender.test"):
             confirmed.append(sender)
-    wait_until(lambda: send_or_reset(client, "last@sender.test"), RECOVERY_SECONDS)
+        else:
+            client = world.wait_for_session()  # one may not be put off for ever
+    wait_until(lambda: send_or_reset(world.wait_for_session(), "last@sender.test"), RECOVERY_SECONDS)
     stored = world.list_senders()
     assert set(confirmed) <= set(stored)
     assert len(confirmed) >= 20
