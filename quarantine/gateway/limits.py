@@ -24,7 +24,7 @@ class Limits:
     recipients: int = 1000  # in one message; more are 452
     messages: int = 1000  # in one connection; then 421
     errors: int = 20  # commands answered 5xx (recipients apart); then 421
-    failed_recipients: int = 45  # recipients answered 5xx since the last message; then 421
+    failed_recipients: int = 45  # answered 5xx, or put off with their whole message, since the last one; then 421
     idle_commands: int = 100  # commands without mail since the last message; then 421
     recipient_commands: int = 12_000  # RCPT, and MAIL or DATA put off, since the last message; then 421
     small_chunk: int = 512  # octets; a chunk of fewer is a command without mail, unless it is the last
