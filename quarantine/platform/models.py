@@ -92,8 +92,9 @@ class HourlyCount(models.Model):
     """How often something happened in an hour; written in the transaction of the rows it counts. (A message that was
     sent again is counted as new there, and put right by the next.)
 
-    Each process has rows of its own, so that none waits for another; they are added up when read. The next one in its
-    place goes on with them, so that restarts make no more.
+    Each place of a host name has rows of its own, so that processes do not wait for each other; hosts of one name share
+    them. They are added up when read. The next process in a
+    place goes on with its rows, so that restarts make no more.
     """
 
     hour = models.DateTimeField()
