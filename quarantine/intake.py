@@ -34,7 +34,7 @@ from quarantine.causes import Cause
 from quarantine.content import compress
 from quarantine.examiners import Examiners
 from quarantine.models import State
-from quarantine.records import EVERYBODY, Filing, Outcome, Transaction, Unrouted
+from quarantine.records import END_OF_DATA, EVERYBODY, Filing, Outcome, Transaction, Unrouted
 from quarantine.store import Store
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,6 @@ MAX_HEADER_OCTETS = 1024 * 1024  # in which they are counted
 MAX_OWN_TRACES = 1  # a message that has been here twice goes round
 EMPTY_LINES = (b"\n\r\n", b"\n\n", b"\r\r")
 OWN_TRACE = b"\nx-lazaret-trace:"
-END_OF_DATA = "end of data"
 UNJUDGED = Verdict(Action.REFUSE, Category.POLICY, 0.0, (), 0)
 LIVE_RELEASE = "SELECT number, content FROM public.policy_policyrelease WHERE is_live"
 

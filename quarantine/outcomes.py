@@ -78,8 +78,8 @@ def name_outcome(row: Recipient) -> str:
 
 
 def name_event(event: Event, row: Recipient | None) -> str:
-    """A line of the trace in a few words. `row`: the recipient that it is about."""
-    is_ours = row is None or row.state == State.UNFINISHED  # else it is the courier that was told to come again
+    """A line of the trace in a few words. `row`: the recipient whose trace it is."""
+    is_ours = row is None or event.recipient_id is None or row.state == State.UNFINISHED  # else the courier was told so
     if event.kind in EVENTS and not (event.kind == Outcome.DEFERRED and is_ours):
         return EVENTS[event.kind]
     return str(Outcome(event.kind).label) if event.kind in Outcome.values else event.kind.replace("_", " ").capitalize()

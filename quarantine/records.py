@@ -108,8 +108,8 @@ Statement = tuple[bytes | str, dict[str, Any]]
 Hour = tuple[datetime, str, int, str, str]  # hour, schema, domain, kind, cause
 
 # A transaction whose recipients were refused one by one before has its row already: later news replaces the older, but
-# never a message. (One is there where we could not know that its commit had succeeded and noted that it was put off.)
-# `first` has a row where the same message was taken a moment ago: then nothing is stored but that it came again.
+# never a message, nor what was said at the end of one.
+# `first` has a row where the same message is on record: then nothing is stored but an event that says so.
 FILE = """
 WITH {first}, message AS (
     INSERT INTO {schema}.quarantine_message AS m
@@ -123,7 +123,7 @@ WITH {first}, message AS (
         received_at = excluded.received_at, size = excluded.size, sha256 = excluded.sha256,
         header_from = excluded.header_from, subject = excluded.subject, message_id = excluded.message_id,
         evidence = excluded.evidence, policy_release = greatest(m.policy_release, excluded.policy_release),
-        replies = excluded.replies
+        replies = CASE WHEN m.replies->-1->>0 = %(end)s THEN m.replies ELSE excluded.replies END
     WHERE m.sha256 IS NULL
     RETURNING id
 ), content AS (
@@ -151,7 +151,7 @@ WITH {first}, message AS (
     SELECT r.message_id, r.id, o.event, o.text FROM recipient r JOIN outcome o USING (address)
 ), again AS (
     INSERT INTO {schema}.quarantine_event (message_id, kind, text)
-    SELECT m.id, 'sent_again', %(again)s FROM {schema}.quarantine_message m JOIN first USING (trace_id)
+    SELECT m.id, %(known)s, %(known_text)s FROM {schema}.quarantine_message m JOIN first USING (trace_id)
 )
 SELECT trace_id FROM first
 """
@@ -170,6 +170,14 @@ receipt AS (
 ), first AS (SELECT trace_id FROM receipt WHERE trace_id <> %(trace_id)s)
 """
 NO_FIRST = "first AS (SELECT NULL::text AS trace_id WHERE false)"
+# That a message was put off, when its commit, of which we did not hear, had succeeded: the client heard this instead.
+FIRST_OF_NOTE = """
+first AS (
+    UPDATE {schema}.quarantine_message SET replies = %(replies)s::jsonb
+    WHERE trace_id = %(trace_id)s AND replies->-1->>0 = %(end)s
+    RETURNING trace_id
+)
+"""
 # Of what was stored, if it was: nothing else is ever known by a receipt.
 REMEMBER = """
 UPDATE public.platform_receipt SET at = now() + make_interval(secs => %(seconds)s)
@@ -205,12 +213,14 @@ WHERE (h.hour, h.schema, h.domain_id, h.kind, h.cause, h.instance)
 """
 REPEATED = "repeated"
 AGAIN = "The client sent it again, as if it had not heard that it was taken: answered 250, not stored twice."
+UNHEARD = "the database had stored it, but did not say so in time; sent again, it is known"
+END_OF_DATA = "end of data"  # what is answered then is called so among the replies
 
 
 @cache
-def get_file_statement(schema: str, *, with_receipt: bool) -> bytes:
-    first = sql.SQL(FIRST if with_receipt else NO_FIRST)
-    composed = sql.SQL(FILE).format(schema=sql.Identifier(schema), name=sql.Literal(schema), first=first)
+def get_file_statement(schema: str, first: str) -> bytes:
+    names = {"schema": sql.Identifier(schema), "name": sql.Literal(schema)}
+    composed = sql.SQL(FILE).format(**names, first=sql.SQL(first).format(**names))
     return composed.as_bytes(None)  # once, and not for each message
 
 
@@ -228,6 +238,7 @@ def make_statement(record: Filing | Unrouted) -> Statement:
         }
     codec, data = record.stored or (None, None)
     content, outcomes = record.evidence.content, record.outcomes
+    told = record.transaction.tell(record.schema)
     values |= {
         "size": record.size,
         "sha256": record.sha256,
@@ -239,12 +250,19 @@ def make_statement(record: Filing | Unrouted) -> Statement:
         "evidence": dump_json(record.evidence.to_json()),
         "policy_release": max((outcome.verdict.policy_release for outcome in outcomes), default=0),
         "outcomes": dump_json(list(map(describe_outcome, outcomes))),
-        "replies": dump_json(record.transaction.tell(record.schema)),
-        "again": AGAIN,
+        "replies": dump_json(told),
+        "end": END_OF_DATA,
+        "known": "sent_again",
+        "known_text": AGAIN,
     }
-    if record.receipt is not None:
-        values |= {"receipt": record.receipt, "receipt_seconds": RECEIPT_SECONDS}
-    return get_file_statement(record.schema, with_receipt=record.receipt is not None), values
+    if record.sha256 is None:
+        reply = told[-1][1] if told else ""
+        values |= {"known": "deferred", "known_text": clean(f"{reply} [{UNHEARD}]", 1000)}
+        return get_file_statement(record.schema, FIRST_OF_NOTE), values
+    if record.receipt is None:
+        return get_file_statement(record.schema, NO_FIRST), values
+    values |= {"receipt": record.receipt, "receipt_seconds": RECEIPT_SECONDS}
+    return get_file_statement(record.schema, FIRST), values
 
 
 def list_hours(record: Record, *, again: bool = False) -> Iterator[tuple[Hour, int]]:
@@ -263,9 +281,8 @@ def list_hours(record: Record, *, again: bool = False) -> Iterator[tuple[Hour, i
 
 def list_corrections(record: Filing | Unrouted) -> Iterator[Count]:
     """What puts the counts right where a record was counted as new and had been known."""
-    if isinstance(record, Unrouted) or record.receipt is None:
-        return
-    for again, sign in ((False, -1), (True, 1)):
+    is_message = isinstance(record, Filing) and record.receipt is not None
+    for again, sign in ((False, -1), (True, 1)) if is_message else ((False, -1),):
         for (hour, schema, domain, kind, cause), number in list_hours(record, again=again):
             yield Count(hour, kind, cause, sign * number, schema, domain)
 

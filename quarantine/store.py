@@ -360,13 +360,18 @@ class Store:
             return True
         metrics.COMMIT_SECONDS.observe(time.monotonic() - begun)
         metrics.COMMIT_ITEMS.observe(len(batch))
-        for item, answer in zip(batch, answers, strict=True):
-            item.succeed(answer)
+        for item, known in zip(batch, answers, strict=True):
+            first = next(filter(None, known), None)
+            item.succeed(first)
             if not item.is_note:
-                measure(item.rows, again=answer is not None)
-            if answer is not None:
-                self._put(tuple(correction for row in item.rows for correction in list_corrections(row)))
+                measure(item.rows, again=first is not None)
+            if first is not None:
+                self._correct(row for row, trace_id in zip(item.rows, known, strict=True) if trace_id is not None)
         return True
+
+    def _correct(self, rows: Iterable[Filing | Unrouted]) -> None:
+        """Put the counts right where rows were known already."""
+        self._put(tuple(correction for row in rows for correction in list_corrections(row)))
 
     async def _write_free(self, batch: list[_Item]) -> bool:
         """Write what no lock keeps from it; the others are told to come again."""
@@ -392,8 +397,8 @@ class Store:
                 return False
         return True
 
-    async def _commit(self, batch: list[_Item]) -> list[str | None]:
-        """One transaction, one round trip: for each item, under which trace id it was known already."""
+    async def _commit(self, batch: list[_Item]) -> list[list[str | None]]:
+        """One transaction, one round trip: for each row of each item, under which trace id it was known already."""
         async with self._pool.connection(CONNECTION_SECONDS) as connection:
             async with connection.pipeline():
                 await connection.execute("BEGIN")
@@ -405,8 +410,7 @@ class Store:
                 committed = await connection.execute("COMMIT")
             if committed.statusmessage != "COMMIT":
                 raise OperationalError(f"the transaction ended with {committed.statusmessage}")
-            answers = [[await _read_first(cursor) for cursor in group] for group in cursors]
-        return [next(filter(None, group), None) for group in answers]
+            return [[await _read_first(cursor) for cursor in group] for group in cursors]
 
 
 @dataclass(slots=True)

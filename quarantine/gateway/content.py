@@ -17,7 +17,8 @@ from quarantine.gateway.inlet import Chunks, Data, in_step
 from quarantine.gateway.memory import Share
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.story import Mail
-from quarantine.intake import END_OF_DATA, Result
+from quarantine.intake import Result
+from quarantine.records import END_OF_DATA
 
 log = logging.getLogger(__name__)
 

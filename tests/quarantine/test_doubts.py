@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from django.db.models import F
+from django.db.models import F, Q
 from django_tenants.utils import schema_context
 
 from portal.tenants.database import get_conninfo
 from quarantine import retention
-from quarantine.models import Event, Message, Recipient
+from quarantine.activity import count_by_hour
+from quarantine.gateway.limits import Limits
+from quarantine.models import Event, Message, Recipient, State
+from quarantine.outcomes import name_event
 from quarantine.platform.models import Receipt
-from quarantine.records import Filing
+from quarantine.records import UNHEARD, Filing
 from quarantine.store import Store, StoreUnavailableError
 from tests.quarantine.gateways import RunningGateway, run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN
-from tests.quarantine.test_gateway_session import TEMPORARY
+from tests.quarantine.test_gateway_session import MAIL, RCPT, TEMPORARY
 from tests.quarantine.test_store import count, is_blocked, keep_all, make_filing, open_store
 from tests.quarantine.test_store_outage import wait_until
 from tests.running_courier import wait_until as wait_for
@@ -101,21 +105,75 @@ def send(gateway: RunningGateway) -> str:
         client.close()
 
 
+def count_by_kind() -> dict[tuple[str, str, str], int]:
+    """As Activity shows it."""
+    now = datetime.now(UTC)
+    counts = count_by_hour(~Q(kind="dns"), since=now - timedelta(hours=2), until=now)
+    return {(one.schema, one.kind, one.cause): one.number for one in counts}
+
+
+def list_events() -> list[tuple[str, str]]:
+    with schema_context("sp_acme"):
+        return list(Event.objects.order_by("id").values_list("kind", "text"))
+
+
 def test_the_client_is_told_to_come_again_and_then_the_first_trace_id(monkeypatch):
-    """The record that its mail was put off harms neither the message nor the receipt."""
+    """The record that its mail was put off harms neither the message nor the receipt, and says what it was told."""
     with run_gateway() as gateway:
         with connection_lost(monkeypatch, "after"):
             assert send(gateway) == TEMPORARY
         wait_for(lambda: not gateway.gateway.store.is_closed)
         gateway.settle()
+        wait_for(lambda: count_by_kind() == {("sp_acme", "accepted", ""): 1})
         pass_time(30)
         with schema_context("sp_acme"):
             first = Message.objects.get()
+        assert first.replies[-1] == ["end of data", f"{TEMPORARY} (trace {first.trace_id})"]
         assert send(gateway) == f"250 2.0.0 Ok: kept as {first.trace_id}"
+        wait_for(lambda: count_by_kind() == {("sp_acme", "accepted", ""): 1, ("sp_acme", "repeated", "sent_again"): 1})
     with schema_context("sp_acme"):
         assert Message.objects.get().size == first.size > 0
-        assert Recipient.objects.get().state == "delivering"
-        assert list(Event.objects.order_by("id").values_list("kind", flat=True)) == ["accepted", "sent_again"]
+        recipient = Recipient.objects.get()
+        assert recipient.state == "delivering"
+        assert [name_event(event, recipient) for event in Event.objects.order_by("id")] == [
+            *("Taken, to be delivered", "Told to try again", "Sent again by the sender's mail server")
+        ]
+    assert list_events()[1] == ("deferred", f"{TEMPORARY} (trace {first.trace_id}) [{UNHEARD}]")
+
+
+def test_each_provider_has_on_record_once_what_was_told(monkeypatch):
+    """One of them only a recipient that was put off before, which was stored with the message."""
+    with run_gateway(limits=Limits(recipients=1)) as gateway:
+        client = gateway.open()
+        client.talk(MAIL, RCPT)
+        assert client.ask("RCPT TO:<gus@gamma.test>").startswith("452 ")
+        client.ask("DATA")
+        with connection_lost(monkeypatch, "after"):
+            assert client.send_data(CLEAN) == TEMPORARY
+        client.close()
+        wait_for(lambda: not gateway.gateway.store.is_closed)
+        gateway.settle()
+        expected = {("sp_acme", "accepted", ""): 1, ("sp_globex", "deferred", "too_many_recipients"): 1}
+        wait_for(lambda: count_by_kind() == expected)
+    for schema, state in (("sp_acme", "delivering"), ("sp_globex", "unfinished")):
+        with schema_context(schema):
+            assert Message.objects.get().replies[-1][1].startswith(TEMPORARY)
+            assert Recipient.objects.get().state == state
+
+
+def test_a_commit_that_ends_after_the_note_of_it_does_not_say_that_the_client_had_a_250():
+    def tell(filing: Filing, reply: str) -> Filing:
+        return replace(filing, transaction=replace(filing.transaction, said=(("", "end of data", reply),)))
+
+    first = tell(make_same(), "250 2.0.0 Ok")
+    unfinished = replace(first.outcomes[0], state=State.UNFINISHED, event="deferred", reply=TEMPORARY)
+    note = replace(tell(first, TEMPORARY), outcomes=(unfinished,), sha256=None, stored=None, receipt=None)
+    assert keep(note) == keep(first) == [None]
+    with schema_context("sp_acme"):
+        assert Message.objects.get().replies == [["end of data", TEMPORARY]]
+        assert Message.objects.get().size == first.size
+    assert count()[2] == 1
+    assert [kind for kind, _ in list_events()] == ["deferred", "accepted"]
 
 
 def test_once_its_sender_has_its_answer_it_is_known_for_ten_minutes_as_any_other(monkeypatch):
