@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import redis
 
-from portal.stack.process import Launch, StackError, find_free_port, find_package
+from portal.stack.process import Launch, StackError, find_free_port, find_package, open_log
 
 START_SECONDS = 15
 
@@ -73,6 +74,7 @@ class EmbeddedValkey:
             f'bind 127.0.0.1\nport {self.port}\nrequirepass {self.password}\ndir "{self.home}"\n'
             'appendonly yes\nappendfsync everysec\nsave ""\ndaemonize no\n'
         )
+        self._mend()
 
     def make_launch(self) -> Launch:
         return Launch(
@@ -81,6 +83,26 @@ class EmbeddedValkey:
             directory=self.home,
             log=self.log,
         )
+
+    def _mend(self) -> None:
+        """A power cut can leave an end that was never written, which stops a start: Valkey's own tool cuts it off.
+
+        What cannot be mended goes: nothing that must not be lost is in here.
+        """
+        directory = self.home / "appendonlydir"
+        for file in sorted(directory.glob("*.incr.aof")):
+            with open_log(self.log) as log:
+                done = subprocess.run(
+                    ["valkey-check-aof", "--fix", str(file)],
+                    executable=find_server(),  # which is this tool where it is called by that name
+                    check=False,
+                    input=b"y\n",
+                    stdout=log,
+                    stderr=log,
+                )
+            if done.returncode:
+                shutil.rmtree(directory)
+                return
 
     def is_ready(self) -> bool:
         client = redis.Redis.from_url(self.url, socket_timeout=1)
