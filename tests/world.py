@@ -38,13 +38,15 @@ class Sent:
 class World:
     """Lazaret, what people made in it, and the customer's mail server."""
 
-    def __init__(self, stack: Stack, sink: Sink) -> None:
+    def __init__(self, stack: Stack, sink: Sink, *, sink_host: str = "127.0.0.1") -> None:
+        """`sink_host` is where Lazaret finds the mail server."""
         self.stack = stack
         self.sink = sink
+        self.sink_host = sink_host
 
     def provide(self, slug: str, domain: str, *, users: Iterable[str], admin: str = "") -> None:
         """A provider with one domain, its admin and its end users with a mailbox each."""
-        facts = (slug, domain, f"127.0.0.1:{self.sink.port}", admin, list(users), PASSWORD)
+        facts = (slug, domain, f"{self.sink_host}:{self.sink.port}", admin, list(users), PASSWORD)
         self.stack.manage("shell", "-v", "0", "-c", f"from tests.world import provide; provide(*{facts!r})")
 
     def url(self, slug: str) -> str:
