@@ -1,5 +1,5 @@
 """The power may be cut at any moment, again and again, while mail comes: Lazaret comes up by booting alone, nothing
-answered 250 is lost, and what was just being handed over is doubled at most.
+answered 250 is lost, and what had just been handed over is doubled at most.
 
 Every fourth cut falls into the start. POWER_CUTS says how many there are (2; for the long run 50 or more).
 
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.faults
 CUTS = int(os.environ.get("POWER_CUTS", "2"))
 START_SECONDS = 12
 END_SECONDS = 120
+MOST_DOUBLED = 5  # a cut: the courier's journal is not flushed, so what it handed over in some 50 ms goes again
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def check_cuts(cut: CutProcesses, world: World, cuts: int, component: str) -> No
         f"component={component} cycles={cuts} sent={len(found.tried)} taken={len(found.taken)}"
         f" lost {len(found.lost)} doubled {found.extra.total()}"
     )
-    found.check(traffic, most_doubled=cuts)
+    found.check(traffic, most_doubled=MOST_DOUBLED * cuts)
 
 
 def wait_for_mail(cut: CutProcesses, traffic: Traffic) -> None:
