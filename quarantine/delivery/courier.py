@@ -25,7 +25,8 @@ import contextlib
 import logging
 import resource
 import signal
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,10 +41,11 @@ from quarantine.delivery import rows
 from quarantine.delivery.channel import Budget, Channel, Manner
 from quarantine.delivery.desk import Desk
 from quarantine.delivery.journal import Journal, Slot, read_journal, take_left_slots, take_slot
-from quarantine.delivery.letter import load_small, make_letters
+from quarantine.delivery.letter import Letter, load_small, make_letters
 from quarantine.delivery.outcome import Job, Outcome, Result
 from quarantine.delivery.rows import Backlog
 from quarantine.delivery.server import Server
+from quarantine.faults import name_fault
 from quarantine.platform.heartbeat import keep_beating
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ LARGE_OCTETS = 268_435_456  # a lane, of messages too large to be loaded ahead
 POLL_SECONDS = 3.0  # when nobody wakes us
 SHORTEST_ROUND_SECONDS = 0.02  # what comes meanwhile is claimed and loaded together
 AWAY_SECONDS = 1.0
+LOCK_SECONDS = 2.0  # for a table or row that somebody has locked: then that provider's mail waits, and nobody else's
 GRACE_SECONDS = 10  # for letters under way, when we are asked to stop
 CHANNEL = "lazaret_delivery"
 
@@ -98,7 +101,7 @@ class Courier:
 
     async def run(self) -> None:
         slot = take_slot(self.home)
-        self.pool: Pool = make_pool(name="courier", max_size=8)
+        self.pool: Pool = make_pool(name="courier", max_size=8, lock_seconds=LOCK_SECONDS)
         await self.pool.open()
         self.desk = Desk(self.pool, slot.name, Journal(slot.journal_path), self._wake_later)
         log.info("courier_starting instance=%s", slot.name)
@@ -185,12 +188,14 @@ class Courier:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), pause)
             self.wake.clear()
+            began = time.monotonic()
             try:
                 pause = await self._go_round()
             except psycopg.Error as error:
                 log.warning("queue_not_read error=%s", type(error).__name__)
                 pause = AWAY_SECONDS
-            await asyncio.sleep(SHORTEST_ROUND_SECONDS)
+            # Where many domains have something to do, a round is long: it takes half of the time at most.
+            await asyncio.sleep(max(SHORTEST_ROUND_SECONDS, time.monotonic() - began))
 
     def _wake_later(self, seconds: float) -> None:
         if seconds < POLL_SECONDS:
@@ -208,22 +213,31 @@ class Courier:
         return min([POLL_SECONDS, *(max(entry.due_in, 0.05) for entry in backlog if entry.due_in > 0)])
 
     def _allot(self, backlog: list[Backlog]) -> list[tuple[str, int, int]]:
-        """How many jobs to claim of each lane and domain: what its server and the lane have room for."""
-        wanted = []
+        """How many jobs to claim of each lane and domain: its share, among those that have something due, of what its
+        server and the lane have room for. So a round serves many small domains as well as one with thousands of jobs.
+        """
         room: dict[object, int] = {name: lane.room for name, lane in self.lanes.items()}
         room |= {(name, "doubtful"): lane.doubtful_room for name, lane in self.lanes.items()}
-        for entry in sorted(backlog, key=lambda entry: entry.due_in):
-            channel = self._get_channel(entry)
-            room.setdefault(channel, channel.room)
-            limits: list[object] = [entry.lane, channel]
-            if not channel.server.is_steady:
-                limits.append((entry.lane, "doubtful"))
-            free = min(room[limit] for limit in limits)
-            if entry.due_in <= 0 < free:
-                wanted.append((entry.lane, entry.domain_id, free))
+        due = [(entry, self._list_limits(entry, room)) for entry in backlog if entry.due_in <= 0]
+        sharers = Counter(limit for _, limits in due for limit in limits)
+        wanted = []
+        for entry, limits in sorted(due, key=lambda each: each[0].due_in):
+            share = min(min(room[limit], max(room[limit] // sharers[limit], 1)) for limit in limits)
+            sharers.subtract(limits)
+            if share:
+                wanted.append((entry.lane, entry.domain_id, share))
                 for limit in limits:
-                    room[limit] -= free
+                    room[limit] -= share
         return wanted
+
+    def _list_limits(self, entry: Backlog, room: dict[object, int]) -> list[object]:
+        """By what the entry's jobs are limited; the room of its server is put there."""
+        channel = self._get_channel(entry)
+        room.setdefault(channel, channel.room)
+        limits: list[object] = [entry.lane, channel]
+        if not channel.server.is_steady:
+            limits.append((entry.lane, "doubtful"))
+        return limits
 
     def _get_channel(self, entry: Backlog) -> Channel:
         address = entry.host, entry.port
@@ -246,29 +260,48 @@ class Courier:
             self.desk.note_back(channel.server.domains)
 
     async def _hand_out(self, jobs: list[Job], addresses: dict[int, tuple[str, int]]) -> None:
+        """Load what is needed of all providers together; where that fails, of each by itself: one of them may be locked
+        or no more.
+        """
+        if not jobs:
+            return
         by_schema: dict[str, list[Job]] = defaultdict(list)
         for job in jobs:
             by_schema[job.schema].append(job)
-        for schema, group in by_schema.items():
-            try:
-                await self._hand_out_schema(schema, group, addresses)
-            except psycopg.Error as error:
-                log.warning("rows_not_loaded provider=%s error=%s", schema, type(error).__name__)
-                self.desk.give_up(group)
-
-    async def _hand_out_schema(self, schema: str, jobs: list[Job], addresses: dict[int, tuple[str, int]]) -> None:
-        found = await rows.load_rows(self.pool, schema, [job.recipient_id for job in jobs])
-        by_channel: dict[tuple[str, tuple[str, int]], list[Job]] = defaultdict(list)
-        for job in jobs:
-            if job.recipient_id in found:
-                by_channel[job.lane, addresses[job.domain_id]].append(job)
-            else:
-                self.desk.settle(make_void(job))
-        letters = {key: make_letters(schema, group, found) for key, group in by_channel.items()}
-        await load_small(self.pool, [letter for group in letters.values() for letter in group])
+        try:
+            letters = await self._load(by_schema, addresses)
+        except psycopg.Error as error:
+            if len(by_schema) > 1:
+                await asyncio.gather(*(self._hand_out(group, addresses) for group in by_schema.values()))
+                return
+            log.warning("rows_not_loaded provider=%s error=%s", jobs[0].schema, name_fault(error))
+            self.desk.give_up(jobs)
+            return
         for (lane, address), group in letters.items():
             for letter in group:
                 self.lanes[lane].channels[address].put(letter)
+
+    async def _load(
+        self, by_schema: dict[str, list[Job]], addresses: dict[int, tuple[str, int]]
+    ) -> dict[tuple[str, tuple[str, int]], list[Letter]]:
+        """Letters by channel."""
+        wanted = {schema: [job.recipient_id for job in jobs] for schema, jobs in by_schema.items()}
+        found = await rows.load_rows(self.pool, wanted)
+        letters: dict[tuple[str, tuple[str, int]], list[Letter]] = defaultdict(list)
+        void = []
+        for schema, jobs in by_schema.items():
+            by_channel: dict[tuple[str, tuple[str, int]], list[Job]] = defaultdict(list)
+            for job in jobs:
+                if job.recipient_id in found[schema]:
+                    by_channel[job.lane, addresses[job.domain_id]].append(job)
+                else:
+                    void.append(job)
+            for key, group in by_channel.items():
+                letters[key] += make_letters(schema, group, found[schema])
+        await load_small(self.pool, [letter for group in letters.values() for letter in group])
+        for job in void:
+            self.desk.settle(make_void(job))
+        return letters
 
     async def _finish(self) -> None:
         """Let letters under way arrive, record everything, free the rest."""

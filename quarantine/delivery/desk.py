@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import psycopg
+from psycopg.errors import LockNotAvailable
 
 from portal.tenants.database import Pool
 from quarantine.delivery import rows
@@ -25,6 +26,7 @@ GROUP = 200  # outcomes a transaction
 GATHER_SECONDS = 0.02  # between transactions: what comes meanwhile shares the next; the journal has it
 RETRY_SECONDS = 1
 REFUSED_RETRY_SECONDS = 60  # for what the database refuses; somebody may mend it
+LOCKED_RETRY_SECONDS = 5  # where somebody holds the rows or tables of a provider locked
 # Away, a deadlock, or (in a failover) a server that is a standby yet or already: every outcome waits.
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 
@@ -117,25 +119,36 @@ class Desk:
         self.on_later(0)
 
     async def record(self, group: list[Outcome]) -> None:
-        """Record, however long the database is away. One that cannot be recorded does not keep the others."""
+        """Record, however long the database is away. What cannot be recorded does not keep the others."""
         while group:
             try:
                 self._file(group, await rows.record(self.pool, group, instance=self.instance))
                 return
-            except AWAY as error:
+            except psycopg.Error as error:
+                if not isinstance(error, AWAY) or isinstance(error, LockNotAvailable):
+                    return await self._record_apart(group, error)
                 log.warning("outcomes_wait count=%d error=%s", len(group), type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
-            except psycopg.Error as error:
-                if len(group) == 1:
-                    return self._record_later(group[0], error)
-                for outcome in group:
-                    await self.record([outcome])
-                return
 
-    def _record_later(self, outcome: Outcome, error: psycopg.Error) -> None:
+    async def _record_apart(self, group: list[Outcome], error: psycopg.Error) -> None:
+        """Each provider's by themselves, then one by one; but those of a provider that is locked are not tried each."""
+        schemas = sorted({outcome.schema for outcome in group})
+        if len(schemas) > 1:
+            for schema in schemas:
+                await self.record([outcome for outcome in group if outcome.schema == schema])
+        elif len(group) > 1 and not isinstance(error, LockNotAvailable):
+            for outcome in group:
+                await self.record([outcome])
+        else:
+            self._record_later(group, error)
+
+    def _record_later(self, group: list[Outcome], error: psycopg.Error) -> None:
         """The database does not want it yet. It stays in hand (what was taken, in the journal too): none is doubled."""
-        log.error("outcome_not_recorded provider=%s job=%d error=%s", outcome.schema, outcome.job_id, name_fault(error))
-        asyncio.get_running_loop().call_later(REFUSED_RETRY_SECONDS, self.settle, outcome)
+        pause = LOCKED_RETRY_SECONDS if isinstance(error, LockNotAvailable) else REFUSED_RETRY_SECONDS
+        for outcome in group:
+            details = outcome.schema, outcome.job_id, name_fault(error)
+            log.error("outcome_not_recorded provider=%s job=%d error=%s", *details)
+            asyncio.get_running_loop().call_later(pause, self.settle, outcome)
 
     def _file(self, group: list[Outcome], done: list[tuple[Outcome, str]]) -> None:
         self.journal.forget([outcome.job_id for outcome in group])

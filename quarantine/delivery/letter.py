@@ -66,20 +66,23 @@ def make_letters(schema: str, jobs: list[Job], found: dict[int, Row]) -> list[Le
 
 
 async def load_small(pool: Pool, letters: list[Letter]) -> None:
-    """Load the content of the small ones of one schema, by one query."""
+    """Load the content of the small ones, in one round trip."""
     small = [letter for letter in letters if letter.is_small]
-    if small:
-        ids = sorted({letter.message.message_id for letter in small})
-        contents = await rows.load_contents(pool, small[0].schema, ids)
-        for letter in small:
-            letter.stored = contents.get(letter.message.message_id)
+    if not small:
+        return
+    wanted: dict[str, set[int]] = defaultdict(set)
+    for letter in small:
+        wanted[letter.schema].add(letter.message.message_id)
+    contents = await rows.load_contents(pool, {schema: sorted(ids) for schema, ids in wanted.items()})
+    for letter in small:
+        letter.stored = contents[letter.schema].get(letter.message.message_id)
 
 
 async def pack(pool: Pool, letter: Letter, *, hostname: str) -> bytes:
     """The encoded message with our header lines. Raises ContentGoneError, ContentDamagedError, psycopg.Error."""
     if letter.stored is None:
-        contents = await rows.load_contents(pool, letter.schema, [letter.message.message_id])
-        letter.stored = contents.get(letter.message.message_id)
+        contents = await rows.load_contents(pool, {letter.schema: [letter.message.message_id]})
+        letter.stored = contents[letter.schema].get(letter.message.message_id)
     if letter.stored is None:
         raise ContentGoneError(letter.message.trace_id)
     if letter.is_small:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -17,6 +17,7 @@ from quarantine.content import DROP_CONTENT, LOCK_CONTENT, NEEDING
 from quarantine.delivery.outcome import Job, Outcome, Result
 from quarantine.platform.models import Lane
 
+TABLES = ("message", "recipient", "content", "event")
 LEASE_SECONDS = 60  # renewed while a job is in hand: a delivery may last as long as it likes
 
 # One step a (lane, domain) with jobs, however long its backlog: index delivery_job_due.
@@ -159,10 +160,10 @@ class Row:
 
 
 @lru_cache(maxsize=8192)
-def in_schema(statement: str, schema: str) -> sql.Composed:
+def in_schema(statement: str, schema: str) -> bytes:
     """`statement` with the tables of a provider's schema."""
-    names = ("message", "recipient", "content", "event")
-    return sql.SQL(statement).format(**{name: sql.Identifier(schema, f"quarantine_{name}") for name in names})
+    tables = {name: sql.Identifier(schema, f"quarantine_{name}") for name in TABLES}
+    return sql.SQL(statement).format(**tables).as_bytes(None)
 
 
 async def list_backlog(pool: Pool) -> list[Backlog]:
@@ -197,18 +198,27 @@ async def hasten(pool: Pool, domains: list[int]) -> int:
         return (await database.execute(HASTEN, [domains])).rowcount
 
 
-async def load_rows(pool: Pool, schema: str, recipients: list[int]) -> dict[int, Row]:
-    """The rows of these recipients that are still to be delivered."""
+async def load_rows(pool: Pool, recipients: Mapping[str, list[int]]) -> dict[str, dict[int, Row]]:
+    """By schema, the rows of these recipients that are still to be delivered. One round trip."""
     async with pool.connection() as database:
-        found = await database.execute(in_schema(LOAD, schema), [recipients])
-        return {row[0]: Row(*row) for row in await found.fetchall()}
+        found = await _ask_each(database, LOAD, {schema: [ids] for schema, ids in recipients.items()})
+        return {schema: {row[0]: Row(*row) for row in rows} for schema, rows in found.items()}
 
 
-async def load_contents(pool: Pool, schema: str, messages: list[int]) -> dict[int, tuple[int, bytes]]:
-    """Codec and stored form of each message that has them."""
+async def load_contents(pool: Pool, messages: Mapping[str, list[int]]) -> dict[str, dict[int, tuple[int, bytes]]]:
+    """By schema, codec and stored form of each of these messages that has them. One round trip."""
     async with pool.connection() as database:
-        found = await database.execute(in_schema(LOAD_CONTENT, schema), [messages])
-        return {message: (codec, data) for message, codec, data in await found.fetchall()}
+        found = await _ask_each(database, LOAD_CONTENT, {schema: [ids] for schema, ids in messages.items()})
+        return {schema: {row[0]: (row[1], row[2]) for row in rows} for schema, rows in found.items()}
+
+
+async def _ask_each(
+    database: AsyncConnection[TupleRow], statement: str, values: Mapping[str, list[Any]]
+) -> dict[str, list[TupleRow]]:
+    """What the statement finds in each schema, with the values for it."""
+    async with database.pipeline():
+        cursors = {schema: await database.execute(in_schema(statement, schema), values[schema]) for schema in values}
+        return {schema: await cursor.fetchall() for schema, cursor in cursors.items()}
 
 
 async def record(pool: Pool, outcomes: list[Outcome], *, instance: str) -> list[tuple[Outcome, str]]:
@@ -223,10 +233,7 @@ async def record(pool: Pool, outcomes: list[Outcome], *, instance: str) -> list[
         for outcome in outcomes:
             if outcome.job_id in valid and outcome.result is not Result.VOID:
                 by_schema[outcome.schema].append(outcome)
-        done = []
-        for schema in sorted(by_schema):
-            done += await _record_schema(database, schema, by_schema[schema])
-        return done
+        return await _record_states(database, by_schema)
 
 
 async def _settle_jobs(database: AsyncConnection[TupleRow], outcomes: list[Outcome], instance: str) -> set[int]:
@@ -241,21 +248,30 @@ async def _settle_jobs(database: AsyncConnection[TupleRow], outcomes: list[Outco
     return valid
 
 
-async def _record_schema(
-    database: AsyncConnection[TupleRow], schema: str, outcomes: list[Outcome]
+async def _record_states(
+    database: AsyncConnection[TupleRow], by_schema: Mapping[str, list[Outcome]]
 ) -> list[tuple[Outcome, str]]:
-    by_recipient = {outcome.recipient_id: outcome for outcome in outcomes}
-    values = [
+    schemas = sorted(by_schema)  # in one order: two couriers wait for each other, and do not deadlock
+    changed = await _ask_each(database, RECORD, {schema: _list_values(by_schema[schema]) for schema in schemas})
+    finished = {
+        schema: sorted({message for _, message, state in rows if state == "delivered"})
+        for schema, rows in changed.items()
+    }
+    async with database.pipeline():
+        for schema in filter(finished.get, schemas):
+            await database.execute(in_schema(LOCK_CONTENT, schema), [finished[schema]])
+            await database.execute(in_schema(DROP_CONTENT, schema), [finished[schema], list(NEEDING)])
+    outcomes = {(schema, outcome.recipient_id): outcome for schema in schemas for outcome in by_schema[schema]}
+    return [(outcomes[schema, recipient], state) for schema in schemas for recipient, _, state in changed[schema]]
+
+
+def _list_values(outcomes: list[Outcome]) -> list[Any]:
+    """For RECORD."""
+    return [
         [outcome.recipient_id for outcome in outcomes],
         [outcome.result.value for outcome in outcomes],
         [outcome.reply for outcome in outcomes],
         [outcome.text for outcome in outcomes],
         [outcome.at for outcome in outcomes],
-        sorted(by_recipient),
+        sorted({outcome.recipient_id for outcome in outcomes}),
     ]
-    changed = await (await database.execute(in_schema(RECORD, schema), values)).fetchall()
-    finished = sorted({message for _, message, state in changed if state == "delivered"})
-    if finished:
-        await database.execute(in_schema(LOCK_CONTENT, schema), [finished])
-        await database.execute(in_schema(DROP_CONTENT, schema), [finished, list(NEEDING)])
-    return [(by_recipient[recipient], state) for recipient, _, state in changed]

@@ -1,0 +1,106 @@
+"""Many domains and many providers share a courier: none waits for another."""
+
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from django_tenants.utils import schema_context
+
+from portal.tenants.database import get_conninfo
+from quarantine.delivery import courier, desk
+from quarantine.delivery.channel import Manner
+from quarantine.delivery.courier import JOBS_IN_HAND, Courier
+from quarantine.delivery.rows import Backlog
+from quarantine.models import Recipient, State
+from tests.kept_mail import send_off
+from tests.quarantine.test_courier import BOB, route
+from tests.running_courier import running_courier, wait_until
+from tests.smtp_sink import Sink
+
+GUS = "gus@gamma.test"
+
+
+@pytest.fixture
+def sink(committed):
+    with Sink() as made:
+        route(made)
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(courier, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(desk, "LOCKED_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(desk, "RENEW_SECONDS", 0.3)
+
+
+@contextmanager
+def locked(table: str):
+    """By somebody who changes it, in the schema of acme."""
+    with psycopg.connect(get_conninfo()) as database:
+        database.execute(f"LOCK TABLE sp_acme.{table} IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+def send_both() -> None:
+    for schema, address in (("sp_acme", BOB), ("sp_globex", GUS)):
+        with schema_context(schema):
+            send_off(address)
+
+
+def is_delivered(schema: str) -> bool:
+    with schema_context(schema):
+        return Recipient.objects.get().state == State.DELIVERED
+
+
+@pytest.mark.parametrize("table", ["quarantine_recipient", "quarantine_content"])
+def test_a_provider_whose_tables_are_locked_keeps_no_other_from_its_mail(sink, tmp_path, table):
+    send_both()
+    with locked(table), running_courier(tmp_path):
+        wait_until(lambda: is_delivered("sp_globex"))
+        assert [message.recipients for message in sink.messages] == [[f"<{GUS}>"]]
+    with running_courier(tmp_path):
+        wait_until(lambda: is_delivered("sp_acme"))
+    assert len(sink.messages) == 2
+
+
+def test_what_cannot_be_recorded_for_a_lock_keeps_no_other_and_is_not_sent_again(sink, tmp_path):
+    send_both()
+    with running_courier(tmp_path):
+        with locked("quarantine_event"):
+            sink.wait(2)
+            wait_until(lambda: is_delivered("sp_globex"))
+            assert not is_delivered("sp_acme")
+        wait_until(lambda: is_delivered("sp_acme"))
+    assert len(sink.messages) == 2
+
+
+def allot(tmp_path, *backlog: Backlog) -> dict[int, int]:
+    """Jobs that a courier which has nothing in hand claims in a round, by domain; every server has answered before."""
+    made = Courier(tmp_path, Manner("lazaret.test"))
+    made.desk = None
+    for entry in backlog:
+        made._get_channel(entry).server.note_progress()
+    return {domain: jobs for _, domain, jobs in made._allot(list(backlog))}
+
+
+def wait_for(domain: int, *, port: int = 25, due_in: float = -1.0) -> Backlog:
+    return Backlog("mail", domain, "192.0.2.1", port, due_in)
+
+
+def test_domains_of_one_server_are_served_in_one_round(tmp_path):
+    alone = allot(tmp_path, wait_for(1))[1]
+    assert alone > 4
+    assert allot(tmp_path, *(wait_for(domain) for domain in range(4))) == dict.fromkeys(range(4), alone // 4)
+    many = allot(tmp_path, *(wait_for(domain, due_in=-domain) for domain in range(1, 1001)))
+    assert many == dict.fromkeys(range(1001 - alone, 1001), 1)  # those that have waited longest
+
+
+def test_servers_share_a_lane(tmp_path):
+    many = allot(tmp_path, *(wait_for(domain, port=domain) for domain in range(1, 401)))
+    assert many == dict.fromkeys(range(1, 401), JOBS_IN_HAND["mail"] // 400)
+
+
+def test_what_is_not_due_takes_no_share(tmp_path):
+    alone = allot(tmp_path, wait_for(1))[1]
+    assert allot(tmp_path, wait_for(1), wait_for(2, due_in=5.0)) == {1: alone}
