@@ -26,6 +26,11 @@ SERVER_SETTINGS = {
     "max_locks_per_transaction": "1024",  # dropping and dumping many schemas
     "shared_preload_libraries": "pg_stat_statements",
     "shared_buffers": "256MB",
+    "max_files_per_process": "8192",  # each provider has some fifty; it makes do with what it may have
+    # Each analysis of a small table has all connections look through all their plans, which are thousands.
+    "autovacuum_vacuum_threshold": "1000",
+    "autovacuum_analyze_threshold": "1000",
+    "autovacuum_vacuum_insert_threshold": "5000",
     "wal_compression": "on",
     "max_wal_size": "2GB",
     # Statements are sent with their values in them (subjects, addresses, content): none of it may be logged.
@@ -35,6 +40,22 @@ SERVER_SETTINGS = {
     "log_timezone": "UTC",
     "timezone": "UTC",
 }
+MEMORY_PART = 8  # of the machine's memory is for PostgreSQL's own cache
+LEAST_CACHE, MOST_CACHE = 256, 2048  # MiB
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def fit_to_machine() -> dict[str, str]:
+    """Settings that depend on how much memory there is. The rest of it caches PostgreSQL's files, too."""
+    cache = get_memory() // 2**20 // MEMORY_PART
+    return {"shared_buffers": f"{min(max(cache, LEAST_CACHE), MOST_CACHE)}MB"}
+
+
+def get_memory() -> int:
+    """Octets of this machine, or what its container may have of them."""
+    limit = CONTAINER_LIMIT.read_text().strip() if CONTAINER_LIMIT.is_file() else ""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(memory, int(limit)) if limit.isdigit() else memory
 
 
 def get_server_user() -> pwd.struct_passwd | None:

@@ -17,7 +17,7 @@ from portal.stack.home import Home
 from portal.stack.logs import LogWatch, read_last_line
 from portal.stack.parts import Part, list_parts, make_launch
 from portal.stack.ports import listen, reserve
-from portal.stack.postgres import EmbeddedPostgres
+from portal.stack.postgres import EmbeddedPostgres, fit_to_machine
 from portal.stack.process import StackError
 from portal.stack.servers import check_servers
 from portal.stack.summary import show_summary
@@ -75,7 +75,9 @@ class Supervisor:
             check_servers(self.environment)
             return
         ports = self.home.state["ports"]
-        postgres = EmbeddedPostgres(self.home.path / "postgres", log=self.home.logs / "postgres.log")
+        postgres = EmbeddedPostgres(
+            self.home.path / "postgres", settings=fit_to_machine(), log=self.home.logs / "postgres.log"
+        )
         await self._start_server("postgres", "PostgreSQL", postgres, ports)
         postgres.make_database()
         valkey = EmbeddedValkey(self.home.path / "valkey", log=self.home.logs / "valkey.log")

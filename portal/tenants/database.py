@@ -19,6 +19,8 @@ CONNECT_SECONDS = 5
 # After this long the pool stops trying by itself and the next who asks starts anew: its growing pauses would
 # otherwise keep us away from a server that is back.
 RECONNECT_SECONDS = 3.0
+IDLE_SECONDS = 60  # then a connection that was made for a moment's need is closed
+PREPARED = 4096  # statements of a connection: a few for each provider
 READ_ONLY = "25006"
 OUTAGES = {"08", "53", "57", "58"}  # connection, resources (disk, memory, connections), operator, system
 SILENCE_MILLISECONDS = 10_000  # a server that acknowledges nothing for so long is gone
@@ -48,12 +50,14 @@ def make_pool(*, name: str, max_size: int, statement_seconds: float = 0, lock_se
     """A pool to be opened with `await pool.open()`. Taking a connection raises PoolTimeout while there is none.
 
     PostgreSQL itself gives up a statement after `statement_seconds`, one that waits for a lock after `lock_seconds`
-    (0: never). For statements that all go by an index: a plan made while a table was new and small is kept, and would
-    go through the whole of it when it has grown.
+    (0: never). For statements that all go by an index: a plan is made once, maybe while a table was new and small, and
+    would go through the whole of it when it has grown.
     """
 
     async def configure(connection: AsyncConnection[TupleRow]) -> None:
+        connection.prepared_max = PREPARED
         await connection.execute("SET enable_seqscan = off")
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
         await connection.execute(f"SET statement_timeout = {round(statement_seconds * 1000)}")
         await connection.execute(f"SET lock_timeout = {round(lock_seconds * 1000)}")
 
@@ -63,7 +67,8 @@ def make_pool(*, name: str, max_size: int, statement_seconds: float = 0, lock_se
         max_size=max_size,
         timeout=CONNECT_SECONDS,
         open=False,
-        kwargs={"autocommit": True},
+        kwargs={"autocommit": True, "prepare_threshold": 0},
+        max_idle=IDLE_SECONDS,
         reconnect_timeout=RECONNECT_SECONDS,
         check=check_connection,
         configure=configure,

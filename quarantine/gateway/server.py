@@ -42,6 +42,9 @@ PART = "gateway"
 DRAIN_SECONDS = 30.0
 RETRY_SECONDS = 1.0
 POOL_SIZE = 8
+# One writes, another is there at once when that one hangs. A connection knows the tables and plans of each provider
+# that it has written for: with a thousand of them that is half a gigabyte.
+STORE_POOL_SIZE = 3
 BACKLOG = 1024
 OWN_FILES = 64  # of a process: PostgreSQL, logs, the listener
 CONVERSATION_FILES = 2  # of a call-out: its connection, and one that is kept
@@ -55,14 +58,15 @@ class Gateway:
     def __init__(self, *, limits: Limits | None = None, place: str = "") -> None:
         """`place` is what sets it apart from others on this machine; the next process in it may have the same."""
         self.instance = f"{socket.gethostname()}:{place or os.getpid()}"[-64:]
-        self.pool = make_pool(
-            name=PART, max_size=POOL_SIZE, statement_seconds=STATEMENT_SECONDS, lock_seconds=LOCK_SECONDS
+        self.pool, self.store_pool = (
+            make_pool(name=name, max_size=size, statement_seconds=STATEMENT_SECONDS, lock_seconds=LOCK_SECONDS)
+            for name, size in ((PART, POOL_SIZE), (f"{PART}-store", STORE_POOL_SIZE))
         )
         self.examiners = Examiners()
         self.directory = Directory(self.pool, hostname=settings.SMTP_HOSTNAME)
         limits, conversations = fit_to_files(limits or make_limits())
         self.callout = Callout(hostname=settings.SMTP_HOSTNAME, conversations=conversations)
-        self.store = Store(self.pool, instance=self.instance)
+        self.store = Store(self.store_pool, instance=self.instance)
         self.resolver = Resolver([(address.host, address.port) for address in settings.RESOLVERS])
         classifier = Classifier.load(get_model_path())
         intake = Intake(
@@ -101,6 +105,7 @@ class Gateway:
             lambda: Session(self.services), host, port, reuse_port=True, backlog=BACKLOG
         )
         await self.pool.open(wait=False)
+        await self.store_pool.open(wait=False)
         await self.directory.start()
         work = (self._get_ready(), self._beat(), self.resolver.watch(), self.load.run())
         numbers = keep_measuring(self), keep_counting_look_ups(self.resolver.counts, self.store)
@@ -155,6 +160,7 @@ class Gateway:
         await self.store.close()
         await self.directory.close()
         await self.pool.close()
+        await self.store_pool.close()
         self.examiners.close()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from portal.stack.postgres import EmbeddedPostgres
+from portal.stack import postgres
+from portal.stack.postgres import EmbeddedPostgres, fit_to_machine
 
 MARKER = "marker-of-a-subject"
 
@@ -39,3 +40,15 @@ def test_no_value_of_a_failing_statement_is_logged(server, cursor):
     assert "mail_subject_key" in log
     assert "division by zero" in log
     assert MARKER not in log
+
+
+@pytest.mark.parametrize(
+    ("limit", "cache"), [(str(2**30), "256MB"), (str(4 * 2**30), "512MB"), ("max", None), ("", None)]
+)
+def test_a_container_with_little_memory_gets_a_small_cache(tmp_path, monkeypatch, limit, cache):
+    file = tmp_path / "memory.max"
+    if limit:
+        file.write_text(f"{limit}\n")
+    monkeypatch.setattr(postgres, "CONTAINER_LIMIT", file)
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 64 * 2**18}.get)
+    assert fit_to_machine() == {"shared_buffers": cache or "2048MB"}
