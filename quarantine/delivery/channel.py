@@ -221,11 +221,12 @@ class Channel:
         return None
 
     async def _send(self, letter: Letter, wire: bytes, connection: Connection) -> Connection | None:
-        def note_taken(replies: list[Reply]) -> None:
+        async def note_taken(replies: list[Reply]) -> None:
             how = describe_try(letter, connection.where)
             for job, reply in zip(letter.jobs, replies, strict=True):
                 if reply.good:
                     self.desk.note_taken(job, str(reply), datetime.now(UTC), how)
+            await self.desk.flush()
 
         try:
             replies = await connection.send(letter.envelope, wire, gate=self.server.gate.enter, on_taken=note_taken)

@@ -70,8 +70,12 @@ class Desk:
             self.held.pop(job.id, None)
 
     def note_taken(self, job: Job, reply: str, at: datetime, how: str) -> None:
-        """The server took it: on disk before anything else."""
+        """The server took it: written down before anything else."""
         self.journal.note(Taken(job.id, job.schema, job.recipient_id, reply, at, how))
+
+    async def flush(self) -> None:
+        """Have on disk what was taken."""
+        await self.journal.flush()
 
     def settle(self, outcome: Outcome) -> None:
         """Have an outcome recorded, soon; until then the job stays in hand."""

@@ -1,9 +1,8 @@
 """What servers took and the database does not know yet: a line each, written before anything else happens.
 
-Between a server's 250 and the commit that records it lies a moment in which the courier may be killed. A line appended
-by one write() survives the process (not the machine: no fsync, as the worst that follows is a double). At the next
-start the lines are recorded before anything is sent, so that a kill doubles at most what was between the server's
-250 and our reading of it.
+Between a server's 250 and the commit that records it lies a moment in which the courier may be killed, or the power
+cut. A line appended by one write() survives the process, and after `flush` the machine. At the next start the lines are
+recorded before anything is sent, so that what is doubled at most was between the server's 250 and our reading of it.
 
 A courier owns a slot: a directory with a lock, a name and a journal. One that starts also takes over the journals of
 the slots that nobody holds any more.
@@ -11,6 +10,7 @@ the slots that nobody holds any more.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import json
@@ -18,6 +18,7 @@ import logging
 import os
 import secrets
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -47,11 +48,15 @@ class Journal:
         self.path = path
         self.lines: dict[int, bytes] = {}  # by job, not committed yet
         self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self.noted = self.flushed = 0  # lines, ever
+        self._flushing: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "journal")
 
     def note(self, taken: Taken) -> None:
         """Write it down, at once. A full disk is only logged: the database is told in any case."""
         line = write_line(taken)
         self.lines[taken.job] = line
+        self.noted += 1
         try:
             if (written := os.write(self.handle, line)) < len(line):
                 # Else the next line would be joined to it, and lost with it.
@@ -59,6 +64,23 @@ class Journal:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             log.error("journal_not_written error=%s", error.strerror)  # noqa: TRY400
+
+    async def flush(self) -> None:
+        """Return when what was noted by now is on disk, or cannot be. Who asks meanwhile shares the next flush."""
+        wanted = self.noted
+        while self.flushed < wanted:
+            if self._flushing is None:
+                self._flushing = asyncio.create_task(self._flush())
+            await asyncio.shield(self._flushing)
+
+    async def _flush(self) -> None:
+        noted = self.noted
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, os.fdatasync, self.handle)
+        except OSError as error:
+            log.error("journal_not_flushed error=%s", error.strerror)  # noqa: TRY400
+        finally:
+            self.flushed, self._flushing = noted, None
 
     def forget(self, jobs: list[int]) -> None:
         """These are committed. The file is emptied when nothing else is in it, rewritten when it has grown."""
@@ -75,15 +97,19 @@ class Journal:
     def _rewrite(self) -> None:
         fresh = self.path.with_suffix(".new")
         try:
-            fresh.write_bytes(b"".join(self.lines.values()))
+            with fresh.open("wb") as stream:
+                stream.write(b"".join(self.lines.values()))
+                stream.flush()
+                os.fsync(stream.fileno())
             fresh.replace(self.path)
         except OSError:
             fresh.unlink(missing_ok=True)
             raise
-        os.close(self.handle)
+        self._thread.submit(os.close, self.handle)  # after a flush of it that may be under way
         self.handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
 
     def close(self) -> None:
+        self._thread.shutdown()
         os.close(self.handle)
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -115,6 +115,7 @@ class Envelope:
 
 
 Gate = Callable[[], AbstractAsyncContextManager[None]]
+OnTaken = Callable[[list["Reply"]], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
@@ -173,12 +174,12 @@ class Connection:
         wire: bytes,
         *,
         gate: Gate = open_gate,
-        on_taken: Callable[[list[Reply]], None] | None = None,
+        on_taken: OnTaken | None = None,
     ) -> list[Reply]:
         """One transaction: a reply for each recipient, in order. `wire` is encoded (see quarantine.delivery.wire).
 
         The final dot waits for `gate`; `on_taken` is called at once when the server took the message, before anything
-        else happens in this process. Raises LostError.
+        else happens in this process, and waited for before the gate opens. Raises LostError.
         """
         if refusal := self.find_obstacle(envelope, len(wire)):
             return [refusal] * len(envelope.recipients)
@@ -266,9 +267,7 @@ class Connection:
             parameters.append("SMTPUTF8")
         return " ".join([f"MAIL FROM:<{envelope.sender}>", *parameters])
 
-    async def _send_content(
-        self, wire: bytes, gate: Gate, replies: list[Reply], on_taken: Callable[[list[Reply]], None] | None
-    ) -> Reply:
+    async def _send_content(self, wire: bytes, gate: Gate, replies: list[Reply], on_taken: OnTaken | None) -> Reply:
         self.stage = Stage.CONTENT
         for start in range(0, len(wire), CHUNK):
             await self._write(wire[start : start + CHUNK], self.patience.block)
@@ -277,7 +276,7 @@ class Connection:
             await self._write(b".\r\n")
             reply = await self._read_answer(self.patience.dot)
             if reply.good and on_taken:
-                on_taken([reply if each.good else each for each in replies])
+                await on_taken([reply if each.good else each for each in replies])
         return reply
 
     async def close(self) -> None:

@@ -1,5 +1,8 @@
 """A courier that is killed in the middle of its work: nothing is lost, and no more is doubled than there were kills."""
 
+import asyncio
+import errno
+import os
 import random
 import re
 import time
@@ -125,3 +128,31 @@ def test_a_journal_that_a_full_disk_keeps_from_being_rewritten_goes_on(tmp_path,
     assert [entry.name for entry in tmp_path.iterdir()] == ["journal"]
     journal.forget([1])
     assert read_journal(path) == taken[2:11]
+
+
+def test_a_disk_that_cannot_be_flushed_holds_nobody_up(tmp_path, monkeypatch, caplog):
+    def fail(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.fdatasync", fail)
+    journal = Journal(tmp_path / "journal")
+    journal.note(Taken(1, "sp_acme", 1, "250 ok", datetime(2026, 11, 1, tzinfo=UTC)))
+    asyncio.run(asyncio.wait_for(journal.flush(), 5))
+    journal.close()
+    assert "journal_not_flushed error=Input/output error" in caplog.text
+
+
+def test_what_was_noted_is_flushed_before_the_next_is_sent(committed, tmp_path, monkeypatch):
+    """Each message's line is on disk before the server sees the next one's final dot."""
+    seen: list[str] = []
+    flush = os.fdatasync
+    monkeypatch.setattr("os.fdatasync", lambda handle: (flush(handle), seen.append("flushed")))
+    monkeypatch.setattr("quarantine.delivery.server.DOT_SECONDS", 60)
+    with Sink() as sink, schema_context("sp_acme"):
+        sink.on("DOT", lambda _: seen.append("dot"))
+        MailDomain.objects.update(server_host="127.0.0.1", server_port=sink.port)
+        for number in range(3):
+            send_off("bob@alpha.test", raw=f"A: {number}\r\n\r\n".encode())
+        with running_courier(tmp_path):
+            wait_until(lambda: not DeliveryJob.objects.exists())
+    assert seen == ["dot", "flushed"] * 3
