@@ -4,7 +4,7 @@
         --hours 24 --rate 400 [DIRECTORY or SET.tar.zst]
 
 Every ten seconds as many messages as that rate makes are sent as fast as they are taken, then it waits. A line a
-minute; at the end, or at Ctrl-C, by program, how its memory grew (a straight line through all but the first tenth of
+minute; at the end, or at Ctrl-C, by program, how its memory grew (a straight line through the second half of
 the time) and its files, and the reply times of the first and the last quarter. Memory is what a process has for itself
 alone. See gateway.py for `--clients` and `--local-clients`.
 """
@@ -27,7 +27,7 @@ from usage import name_group
 
 ROUND_SECONDS = 10.0
 LINE_SECONDS = 60.0
-WARM_UP = 0.1  # of the time: what is made once is made then
+WARM_UP = 0.5  # of the time: caches fill until then
 
 
 @dataclass

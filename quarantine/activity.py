@@ -82,8 +82,8 @@ def share_failures(look_ups: Iterable[Count]) -> list[str]:
 def count_by_hour(which: Q, *, since: datetime, until: datetime) -> list[Count]:
     """The sums of all instances in the hours that begin in [since, until), newest hour first. One query.
 
-    What was taken back (it had been counted before) to the last one is left out.
+    A sum of zero is left out: what was counted was taken back.
     """
     rows: QuerySet[HourlyCount] = HourlyCount.objects.filter(which, hour__gte=since, hour__lt=until)
-    sums = rows.values("hour", "schema", "kind", "cause").annotate(number=Sum("count")).filter(number__gt=0)
+    sums = rows.values("hour", "schema", "kind", "cause").annotate(number=Sum("count")).exclude(number=0)
     return [Count(**row) for row in sums.order_by("-hour", "schema", "kind", "-number", "cause")]

@@ -19,7 +19,7 @@ from quarantine.causes import Cause
 from quarantine.models import State
 
 SURROGATE = re.compile("[\ud800-\udfff]")
-MAX_REPLIES = 1200  # of a transaction that are kept: every limit of a session is below
+MAX_REPLIES = 1200  # of a transaction that are kept, and always the last
 RECEIPT_SECONDS = 600  # RFC 5321 4.5.3.2.6: so long a client may wait for the reply to its final dot
 UNHEARD_SECONDS = 86_400  # where we told it to come again: it does so when it likes
 
@@ -43,7 +43,8 @@ class Transaction:
 
     def tell(self, whose: str) -> list[tuple[str, str]]:
         """The commands and replies that concern one provider: nobody learns of another's recipients."""
-        return [(command, reply) for one, command, reply in self.said[:MAX_REPLIES] if one in {EVERYBODY, whose}]
+        said = self.said if len(self.said) <= MAX_REPLIES else (*self.said[: MAX_REPLIES - 1], self.said[-1])
+        return [(command, reply) for one, command, reply in said if one in {EVERYBODY, whose}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,7 @@ WITH {first}, message AS (
 ), again AS (
     INSERT INTO {schema}.quarantine_event (message_id, kind, text)
     SELECT m.id, %(known)s, %(known_text)s FROM {schema}.quarantine_message m JOIN first USING (trace_id)
+    WHERE m.sha256 IS NOT NULL
 )
 SELECT trace_id FROM first
 """
@@ -170,7 +172,7 @@ receipt AS (
 ), first AS (SELECT trace_id FROM receipt WHERE trace_id <> %(trace_id)s)
 """
 NO_FIRST = "first AS (SELECT NULL::text AS trace_id WHERE false)"
-# That a message was put off, when its commit, of which we did not hear, had succeeded: the client heard this instead.
+# That a message was put off, when a commit of which we did not hear had succeeded: the client heard this instead.
 FIRST_OF_NOTE = """
 first AS (
     UPDATE {schema}.quarantine_message SET replies = %(replies)s::jsonb
@@ -213,7 +215,7 @@ WHERE (h.hour, h.schema, h.domain_id, h.kind, h.cause, h.instance)
 """
 REPEATED = "repeated"
 AGAIN = "The client sent it again, as if it had not heard that it was taken: answered 250, not stored twice."
-UNHEARD = "the database had stored it, but did not say so in time; sent again, it is known"
+UNHEARD = "what is told here was on record already, but the database had not said so in time"
 END_OF_DATA = "end of data"  # what is answered then is called so among the replies
 
 

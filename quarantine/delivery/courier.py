@@ -35,12 +35,12 @@ from typing import Any
 
 import psycopg
 
-from portal.tenants.database import Pool, get_conninfo, make_pool
+from portal.tenants.database import Pool, get_conninfo, is_outage, make_pool
 from quarantine import metrics
 from quarantine.delivery import rows
 from quarantine.delivery.channel import Budget, Channel, Manner
 from quarantine.delivery.desk import Desk
-from quarantine.delivery.journal import Journal, Slot, read_journal, take_left_slots, take_slot
+from quarantine.delivery.journal import Journal, Slot, Taken, read_journal, take_left_slots, take_slot
 from quarantine.delivery.letter import Letter, load_small, make_letters
 from quarantine.delivery.outcome import Job, Outcome, Result
 from quarantine.delivery.rows import Backlog
@@ -54,8 +54,10 @@ JOBS_IN_HAND = {"mail": 800, "release": 400, "digest": 400}  # a lane
 LARGE_OCTETS = 268_435_456  # a lane, of messages too large to be loaded ahead
 POLL_SECONDS = 3.0  # when nobody wakes us
 SHORTEST_ROUND_SECONDS = 0.02  # what comes meanwhile is claimed and loaded together
+LONGEST_PAUSE_SECONDS = 0.5  # between two
 AWAY_SECONDS = 1.0
 LOCK_SECONDS = 2.0  # for a table or row that somebody has locked: then that provider's mail waits, and nobody else's
+HOLD_SECONDS = 5.0  # so long it is not looked at again
 GRACE_SECONDS = 10  # for letters under way, when we are asked to stop
 CHANNEL = "lazaret_delivery"
 
@@ -94,6 +96,8 @@ class Courier:
         self.stopping = asyncio.Event()
         self.lanes = {name: Lane(name, limit) for name, limit in JOBS_IN_HAND.items()}
         self.servers: dict[tuple[str, int], Server] = {}
+        self.troubled: dict[str, float] = {}  # providers whose rows could not be loaded: till when they are let alone
+        self.loading: set[asyncio.Task[None]] = set()  # of these, beside the rounds
 
     def stop(self) -> None:
         self.stopping.set()
@@ -144,27 +148,40 @@ class Courier:
         stop.cancel()
         if not task.done():
             task.cancel()
-            await asyncio.wait([task])
+            await asyncio.wait([task], timeout=GRACE_SECONDS)
         elif error := task.exception():
             raise error
 
     async def _recover(self, own: Slot) -> None:
         """Record what was taken before we were killed, then free our claims; waits for the database."""
         for slot in [own, *take_left_slots(self.home, own)]:
-            taken = read_journal(slot.journal_path)
-            outcomes = [Outcome(t.job, t.schema, t.recipient, Result.TAKEN, t.reply, t.at, how=t.how) for t in taken]
-            if outcomes:
-                log.info("journal_replayed instance=%s outcomes=%d", slot.name, len(outcomes))
-                await self.desk.record(outcomes)
-            await self._free(slot.name)
-            slot.journal_path.write_bytes(b"")
+            taken = {one.job: one for one in read_journal(slot.journal_path)}
+            left = await self._replay(slot, list(taken.values()))
+            for job in left:
+                self.desk.adopt(taken[job])
+            await self._free(left, slot.name)
+            self.desk.journal.rewrite()
             if slot is not own:
+                slot.journal_path.write_bytes(b"")
                 slot.leave()
 
-    async def _free(self, instance: str) -> None:
+    async def _replay(self, slot: Slot, taken: list[Taken]) -> list[int]:
+        """Record what was taken; returns the jobs of which the database does not want it yet."""
+        if not taken:
+            return []
+        log.info("journal_replayed instance=%s outcomes=%d", slot.name, len(taken))
+        outcomes = [Outcome(t.job, t.schema, t.recipient, Result.TAKEN, t.reply, t.at, how=t.how) for t in taken]
+        postponed = await self.desk.record(outcomes)
+        for one in postponed:
+            self.desk.retry(one)
+        return [outcome.job_id for one in postponed for outcome in one.outcomes]
+
+    async def _free(self, left: list[int], instance: str) -> None:
+        """Free all claims of a courier that is no more, but for these jobs: they are ours."""
         while True:
             try:
-                return await rows.renew(self.pool, [], instance=instance)
+                await rows.adopt(self.pool, left, former=instance, instance=self.desk.instance)
+                return await rows.renew(self.pool, self.desk.held, instance=instance)
             except psycopg.OperationalError as error:
                 log.warning("database_away error=%s", type(error).__name__)
                 await asyncio.sleep(AWAY_SECONDS)
@@ -195,7 +212,7 @@ class Courier:
                 log.warning("queue_not_read error=%s", type(error).__name__)
                 pause = AWAY_SECONDS
             # Where many domains have something to do, a round is long: it takes half of the time at most.
-            await asyncio.sleep(max(SHORTEST_ROUND_SECONDS, time.monotonic() - began))
+            await asyncio.sleep(min(max(time.monotonic() - began, SHORTEST_ROUND_SECONDS), LONGEST_PAUSE_SECONDS))
 
     def _wake_later(self, seconds: float) -> None:
         if seconds < POLL_SECONDS:
@@ -260,23 +277,45 @@ class Courier:
             self.desk.note_back(channel.server.domains)
 
     async def _hand_out(self, jobs: list[Job], addresses: dict[int, tuple[str, int]]) -> None:
-        """Load what is needed of all providers together; where that fails, of each by itself: one of them may be locked
-        or no more.
+        """Load what is needed of all providers together. One that is locked or no more holds that up once; then it is
+        tried by itself, beside the rounds.
         """
-        if not jobs:
-            return
         by_schema: dict[str, list[Job]] = defaultdict(list)
         for job in jobs:
             by_schema[job.schema].append(job)
+        apart = {schema: by_schema.pop(schema) for schema in list(by_schema) if schema in self.troubled}
         try:
-            letters = await self._load(by_schema, addresses)
+            if by_schema:
+                self._put(await self._load(by_schema, addresses))
         except psycopg.Error as error:
-            if len(by_schema) > 1:
-                await asyncio.gather(*(self._hand_out(group, addresses) for group in by_schema.values()))
+            if is_outage(error):
+                self._let_go(jobs, error)
                 return
-            log.warning("rows_not_loaded provider=%s error=%s", jobs[0].schema, name_fault(error))
-            self.desk.give_up(jobs)
+            apart |= by_schema
+        for schema, group in apart.items():
+            if self.troubled.get(schema, 0) > time.monotonic():
+                self.desk.give_up(group)
+            else:
+                task = asyncio.create_task(self._hand_out_apart(schema, group, addresses))
+                self.loading.add(task)
+                task.add_done_callback(self.loading.discard)
+
+    async def _hand_out_apart(self, schema: str, jobs: list[Job], addresses: dict[int, tuple[str, int]]) -> None:
+        try:
+            letters = await self._load({schema: jobs}, addresses)
+        except psycopg.Error as error:
+            self._let_go(jobs, error)
+            self.troubled[schema] = time.monotonic() + HOLD_SECONDS
             return
+        self.troubled.pop(schema, None)
+        self._put(letters)
+
+    def _let_go(self, jobs: list[Job], error: psycopg.Error) -> None:
+        schemas = ",".join(sorted({job.schema for job in jobs}))
+        log.warning("rows_not_loaded provider=%s jobs=%d error=%s", schemas, len(jobs), name_fault(error))
+        self.desk.give_up(jobs)
+
+    def _put(self, letters: dict[tuple[str, tuple[str, int]], list[Letter]]) -> None:
         for (lane, address), group in letters.items():
             for letter in group:
                 self.lanes[lane].channels[address].put(letter)
@@ -305,6 +344,9 @@ class Courier:
 
     async def _finish(self) -> None:
         """Let letters under way arrive, record everything, free the rest."""
+        for task in self.loading:
+            task.cancel()
+        await asyncio.gather(*self.loading, return_exceptions=True)
         channels = [channel for lane in self.lanes.values() for channel in lane.channels.values()]
         for channel in channels:
             channel.close()
@@ -317,7 +359,7 @@ class Courier:
         with contextlib.suppress(TimeoutError, psycopg.Error):
             async with asyncio.timeout(GRACE_SECONDS):
                 await self.desk.outcomes.join()
-                await rows.renew(self.pool, [], instance=self.desk.instance)
+                await self.desk.leave()
 
 
 def make_void(job: Job) -> Outcome:

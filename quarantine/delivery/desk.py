@@ -32,6 +32,14 @@ AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnl
 
 
 @dataclass(frozen=True, slots=True)
+class Postponed:
+    """Outcomes that the database does not want yet, and in how many seconds it is asked again."""
+
+    outcomes: list[Outcome]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Back:
     """The server of these domains is back: what waited for it is due, once all outcomes before this are recorded."""
 
@@ -46,10 +54,11 @@ class Desk:
         self.instance = instance
         self.journal = journal
         self.on_later = on_later  # told in how many seconds a job is due again
-        self.held: dict[int, Job] = {}
+        self.held: set[int] = set()
         self.outcomes: asyncio.Queue[Outcome | Back] = asyncio.Queue()
         self.claiming = asyncio.Lock()  # a renewal between claim and `held` would free what was just claimed
         self.renewed_at = time.monotonic()
+        self._retries: set[asyncio.Task[None]] = set()
 
     async def claim(self, wanted: list[tuple[str, int, int]]) -> list[Job]:
         """Claim due jobs by (lane, domain, number). Raises psycopg.Error."""
@@ -57,7 +66,7 @@ class Desk:
             if not self.held:
                 self.renewed_at = time.monotonic()
             jobs = await rows.claim(self.pool, wanted, instance=self.instance)
-            self.held.update({job.id: job for job in jobs})
+            self.held.update(job.id for job in jobs)
         return jobs
 
     def is_sure(self) -> bool:
@@ -65,9 +74,13 @@ class Desk:
         return time.monotonic() - self.renewed_at < SURE_SECONDS
 
     def give_up(self, jobs: Iterable[Job]) -> None:
-        """Let go without an attempt: the next renewal frees the claims."""
-        for job in jobs:
-            self.held.pop(job.id, None)
+        """Let go without an attempt: the next renewal frees the claims. Not of what a server took already."""
+        self.held.difference_update(job.id for job in jobs if job.id not in self.journal.lines)
+
+    def adopt(self, taken: Taken) -> None:
+        """It is not recorded yet, and ours from now on."""
+        self.held.add(taken.job)
+        self.journal.note(taken)
 
     def note_taken(self, job: Job, reply: str, at: datetime, how: str) -> None:
         """The server took it: written down before anything else."""
@@ -106,7 +119,8 @@ class Desk:
             group = [await self.outcomes.get()]
             while len(group) < GROUP and not self.outcomes.empty():
                 group.append(self.outcomes.get_nowait())
-            await self.record([entry for entry in group if isinstance(entry, Outcome)])
+            for postponed in await self.record([entry for entry in group if isinstance(entry, Outcome)]):
+                self.retry(postponed)
             for entry in group:
                 if isinstance(entry, Back):
                     await self._hasten(entry)
@@ -122,42 +136,58 @@ class Desk:
         log.info("server_back domains=%d waiting=%d", len(back.domains), count)
         self.on_later(0)
 
-    async def record(self, group: list[Outcome]) -> None:
-        """Record, however long the database is away. What cannot be recorded does not keep the others."""
+    async def record(self, group: list[Outcome]) -> list[Postponed]:
+        """Record, however long the database is away. What it does not want keeps the others not, and is returned. It
+        stays in hand (what was taken, in the journal too): none is doubled.
+        """
         while group:
             try:
                 self._file(group, await rows.record(self.pool, group, instance=self.instance))
-                return
+                break
             except psycopg.Error as error:
                 if not isinstance(error, AWAY) or isinstance(error, LockNotAvailable):
                     return await self._record_apart(group, error)
                 log.warning("outcomes_wait count=%d error=%s", len(group), type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
+        return []
 
-    async def _record_apart(self, group: list[Outcome], error: psycopg.Error) -> None:
+    async def _record_apart(self, group: list[Outcome], error: psycopg.Error) -> list[Postponed]:
         """Each provider's by themselves, then one by one; but those of a provider that is locked are not tried each."""
+        is_locked = isinstance(error, LockNotAvailable)
         schemas = sorted({outcome.schema for outcome in group})
         if len(schemas) > 1:
-            for schema in schemas:
-                await self.record([outcome for outcome in group if outcome.schema == schema])
-        elif len(group) > 1 and not isinstance(error, LockNotAvailable):
-            for outcome in group:
-                await self.record([outcome])
+            parts = [[outcome for outcome in group if outcome.schema == schema] for schema in schemas]
+        elif len(group) > 1 and not is_locked:
+            parts = [[outcome] for outcome in group]
         else:
-            self._record_later(group, error)
+            details = schemas[0], group[0].job_id, len(group), name_fault(error)
+            log.error("outcome_not_recorded provider=%s job=%d jobs=%d error=%s", *details)
+            return [Postponed(group, LOCKED_RETRY_SECONDS if is_locked else REFUSED_RETRY_SECONDS)]
+        return [postponed for part in parts for postponed in await self.record(part)]
 
-    def _record_later(self, group: list[Outcome], error: psycopg.Error) -> None:
-        """The database does not want it yet. It stays in hand (what was taken, in the journal too): none is doubled."""
-        pause = LOCKED_RETRY_SECONDS if isinstance(error, LockNotAvailable) else REFUSED_RETRY_SECONDS
-        for outcome in group:
-            details = outcome.schema, outcome.job_id, name_fault(error)
-            log.error("outcome_not_recorded provider=%s job=%d error=%s", *details)
-            asyncio.get_running_loop().call_later(pause, self.settle, outcome)
+    def retry(self, postponed: Postponed) -> None:
+        """Record it later, beside all others."""
+        task = asyncio.create_task(self._retry(postponed))
+        self._retries.add(task)
+        task.add_done_callback(self._retries.discard)
+
+    async def _retry(self, postponed: Postponed) -> None:
+        await asyncio.sleep(postponed.seconds)
+        for more in await self.record(postponed.outcomes):
+            self.retry(more)
+
+    async def leave(self) -> None:
+        """Free what we have in hand, but for what servers took and is not recorded: that is in the journal, and is
+        nobody's until the next start, or for the time of a lease.
+        """
+        for task in self._retries:
+            task.cancel()
+        await rows.renew(self.pool, self.journal.lines, instance=self.instance)
 
     def _file(self, group: list[Outcome], done: list[tuple[Outcome, str]]) -> None:
         self.journal.forget([outcome.job_id for outcome in group])
         for outcome in group:
-            self.held.pop(outcome.job_id, None)
+            self.held.discard(outcome.job_id)
         recorded = {outcome.job_id for outcome, _ in done}
         for outcome in group:
             if outcome.result is Result.TAKEN and outcome.job_id not in recorded:

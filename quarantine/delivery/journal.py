@@ -77,8 +77,8 @@ class Journal:
         noted = self.noted
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, os.fdatasync, self.handle)
-        except OSError as error:
-            log.error("journal_not_flushed error=%s", error.strerror)  # noqa: TRY400
+        except (OSError, RuntimeError) as error:  # of the disk, or of a thread that is gone
+            log.error("journal_not_flushed error=%s", getattr(error, "strerror", error))  # noqa: TRY400
         finally:
             self.flushed, self._flushing = noted, None
 
@@ -90,11 +90,12 @@ class Journal:
             os.ftruncate(self.handle, 0)
         elif os.fstat(self.handle).st_size > REWRITE_BYTES:
             try:
-                self._rewrite()
+                self.rewrite()
             except OSError as error:  # it stays as long as it is
                 log.error("journal_not_rewritten error=%s", error.strerror)  # noqa: TRY400
 
-    def _rewrite(self) -> None:
+    def rewrite(self) -> None:
+        """Leave in it, on disk, what is not committed yet. Raises OSError."""
         fresh = self.path.with_suffix(".new")
         try:
             with fresh.open("wb") as stream:
@@ -102,6 +103,7 @@ class Journal:
                 stream.flush()
                 os.fsync(stream.fileno())
             fresh.replace(self.path)
+            flush_directory(self.path.parent)
         except OSError:
             fresh.unlink(missing_ok=True)
             raise
@@ -111,6 +113,15 @@ class Journal:
     def close(self) -> None:
         self._thread.shutdown()
         os.close(self.handle)
+
+
+def flush_directory(path: Path) -> None:
+    """Have the names in it on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_line(taken: Taken) -> bytes:

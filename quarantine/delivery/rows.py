@@ -69,6 +69,11 @@ UPDATE public.platform_deliveryjob SET
     claimed_by = CASE WHEN id = ANY(%(held)s) THEN claimed_by ELSE '' END
 WHERE claimed_by = %(me)s
 """
+# What a courier that is no more had in hand, unless somebody else has it by now.
+ADOPT = """
+UPDATE public.platform_deliveryjob SET claimed_by = %(me)s, claimed_until = now() + make_interval(secs => %(lease)s)
+WHERE id = ANY(%(jobs)s) AND (claimed_by = %(former)s OR claimed_until IS NULL OR claimed_until < now())
+"""
 # What waits because its server was away is due when the server is back.
 HASTEN = """
 UPDATE public.platform_deliveryjob SET due_at = now()
@@ -191,6 +196,13 @@ async def renew(pool: Pool, held: Iterable[int], *, instance: str) -> None:
     """Keep the claims on the jobs in hand, give up those on all others of ours."""
     async with pool.connection() as database:
         await database.execute(RENEW, {"held": list(held), "lease": LEASE_SECONDS, "me": instance})
+
+
+async def adopt(pool: Pool, jobs: list[int], *, former: str, instance: str) -> None:
+    """Take over claims."""
+    async with pool.connection() as database:
+        values = {"jobs": jobs, "former": former, "me": instance, "lease": LEASE_SECONDS}
+        await database.execute(ADOPT, values)
 
 
 async def hasten(pool: Pool, domains: list[int]) -> int:

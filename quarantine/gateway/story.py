@@ -68,8 +68,9 @@ class Mail:
     refused: set[str] = field(default_factory=set)  # recipients
 
     def say(self, command: str, reply: Reply, whose: str = EVERYBODY) -> None:
-        if len(self.said) < MAX_REPLIES:
-            self.said.append((whose, command[:MAX_COMMAND], str(self.sign(reply))))
+        if len(self.said) >= MAX_REPLIES:
+            self.said.pop()
+        self.said.append((whose, command[:MAX_COMMAND], str(self.sign(reply))))
 
     def sign(self, reply: Reply) -> Reply:
         return replies.sign(reply, self.trace_id)

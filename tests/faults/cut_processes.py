@@ -76,7 +76,8 @@ class CutProcesses:
         processes = self._freeze()
         self._stop_file_system()
         for process in processes:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         assert self.stack.process
         self.stack.process.wait(END_SECONDS)
         psutil.wait_procs(processes, END_SECONDS)

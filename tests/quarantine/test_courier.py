@@ -545,10 +545,14 @@ def test_a_server_that_stops_answering_holds_what_is_under_way_alone(sink, acme_
 
 def abandon(running) -> None:
     """Have the courier stop without waiting for what is under way."""
-    for lane in running.lanes.values():
-        for channel in lane.channels.values():
-            for worker in channel.workers:
-                running.loop.call_soon_threadsafe(worker.cancel)
+
+    def cancel() -> None:
+        for lane in running.lanes.values():
+            for channel in lane.channels.values():
+                for worker in list(channel.workers):
+                    worker.cancel()
+
+    running.loop.call_soon_threadsafe(cancel)
 
 
 def test_a_backlog_of_mail_delays_neither_digest_nor_release(sink, acme_committed, tmp_path):

@@ -1,17 +1,21 @@
 """Many domains and many providers share a courier: none waits for another."""
 
 from contextlib import contextmanager
+from datetime import timedelta
 
 import psycopg
 import pytest
+from django.utils import timezone
 from django_tenants.utils import schema_context
 
 from portal.tenants.database import get_conninfo
 from quarantine.delivery import courier, desk
 from quarantine.delivery.channel import Manner
 from quarantine.delivery.courier import JOBS_IN_HAND, Courier
+from quarantine.delivery.journal import Journal, Slot, Taken, read_journal
 from quarantine.delivery.rows import Backlog
 from quarantine.models import Recipient, State
+from quarantine.platform.models import DeliveryJob
 from tests.kept_mail import send_off
 from tests.quarantine.test_courier import BOB, route
 from tests.running_courier import running_courier, wait_until
@@ -27,9 +31,10 @@ def sink(committed):
         yield made
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(courier, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(courier, "HOLD_SECONDS", 0.1)
     monkeypatch.setattr(desk, "LOCKED_RETRY_SECONDS", 0.1)
     monkeypatch.setattr(desk, "RENEW_SECONDS", 0.3)
 
@@ -53,6 +58,7 @@ def is_delivered(schema: str) -> bool:
         return Recipient.objects.get().state == State.DELIVERED
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("table", ["quarantine_recipient", "quarantine_content"])
 def test_a_provider_whose_tables_are_locked_keeps_no_other_from_its_mail(sink, tmp_path, table):
     send_both()
@@ -64,6 +70,20 @@ def test_a_provider_whose_tables_are_locked_keeps_no_other_from_its_mail(sink, t
     assert len(sink.messages) == 2
 
 
+def test_while_one_is_locked_the_others_mail_flows(sink, tmp_path):
+    """More than a round takes, with the times that a courier has."""
+    with schema_context("sp_acme"):
+        for _ in range(60):
+            send_off(BOB)
+    with schema_context("sp_globex"):
+        for _ in range(300):
+            send_off(GUS)
+    with locked("quarantine_recipient"), running_courier(tmp_path):
+        sink.wait(300)
+    assert {recipient for message in sink.messages for recipient in message.recipients} == {f"<{GUS}>"}
+
+
+@pytest.mark.usefixtures("quick")
 def test_what_cannot_be_recorded_for_a_lock_keeps_no_other_and_is_not_sent_again(sink, tmp_path):
     send_both()
     with running_courier(tmp_path):
@@ -73,6 +93,52 @@ def test_what_cannot_be_recorded_for_a_lock_keeps_no_other_and_is_not_sent_again
             assert not is_delivered("sp_acme")
         wait_until(lambda: is_delivered("sp_acme"))
     assert len(sink.messages) == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_a_killed_courier_had_sent_is_not_sent_again_while_its_provider_is_locked(sink, tmp_path):
+    with schema_context("sp_acme"):
+        send_off(BOB)
+        job = DeliveryJob.objects.get()
+    job.claimed_by, job.claimed_until = "killed", timezone.now() + timedelta(minutes=1)
+    job.save()
+    left = Slot(tmp_path / "2")
+    (left.directory / "name").write_text("killed")
+    journal = Journal(left.journal_path)
+    journal.note(Taken(job.pk, "sp_acme", job.recipient_id, "250 2.0.0 once", timezone.now()))
+    journal.close()
+    left.leave()
+    with locked("quarantine_event"):
+        with running_courier(tmp_path):
+            send_off_to_globex()
+            wait_until(lambda: is_delivered("sp_globex"))
+        with running_courier(tmp_path) as running:
+            wait_until(lambda: hasattr(running, "desk") and running.desk.held == {job.pk})  # by its own journal now
+    with running_courier(tmp_path):
+        wait_until(lambda: is_delivered("sp_acme"))
+    assert [message.recipients for message in sink.messages] == [[f"<{GUS}>"]]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_was_taken_and_not_recorded_is_nobodys_after_an_orderly_stop(sink, tmp_path):
+    """Until its courier starts again: another one would send it a second time."""
+    with schema_context("sp_acme"):
+        send_off(BOB)
+    with locked("quarantine_event"):
+        with running_courier(tmp_path / "first"):
+            sink.wait(1)
+            wait_until(lambda: read_journal(tmp_path / "first" / "1" / "journal") != [])
+        with running_courier(tmp_path / "second"):
+            send_off_to_globex()
+            wait_until(lambda: is_delivered("sp_globex"))
+    with running_courier(tmp_path / "first"):
+        wait_until(lambda: is_delivered("sp_acme"))
+    assert len(sink.messages) == 2
+
+
+def send_off_to_globex() -> None:
+    with schema_context("sp_globex"):
+        send_off(GUS)
 
 
 def allot(tmp_path, *backlog: Backlog) -> dict[int, int]:

@@ -176,6 +176,32 @@ def test_a_commit_that_ends_after_the_note_of_it_does_not_say_that_the_client_ha
     assert [kind for kind, _ in list_events()] == ["deferred", "accepted"]
 
 
+def test_a_note_that_is_written_twice_is_there_once(monkeypatch):
+    """Nobody knows whether it was: that it was written before is no message."""
+    unfinished = replace(make_same().outcomes[0], state=State.UNFINISHED, event="deferred", reply=TEMPORARY)
+    note = replace(
+        make_same(),
+        outcomes=(unfinished,),
+        sha256=None,
+        stored=None,
+        receipt=None,
+        transaction=replace(make_same().transaction, said=(("", "end of data", TEMPORARY),)),
+    )
+
+    async def work() -> None:
+        async with open_store() as store:
+            with connection_lost(monkeypatch, "after"):
+                store.note(note)
+                await wait_until(lambda: bool(store._doubts) or store.is_closed)
+            await wait_until(lambda: not store.is_closed and not store.notes)
+
+    asyncio.run(work())
+    assert [kind for kind, _ in list_events()] == ["deferred"]
+    assert count_by_kind() == {("sp_acme", "deferred", ""): 1}
+    with schema_context("sp_acme"):
+        assert Recipient.objects.count() == 1
+
+
 def test_once_its_sender_has_its_answer_it_is_known_for_ten_minutes_as_any_other(monkeypatch):
     first = make_same()
     put_off(monkeypatch, first, "after")
