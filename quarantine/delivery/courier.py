@@ -160,9 +160,13 @@ class Courier:
             for job in left:
                 self.desk.adopt(taken[job])
             await self._free(left, slot.name)
-            self.desk.journal.rewrite()
+            try:
+                self.desk.journal.rewrite()
+                if slot is not own:
+                    slot.journal_path.write_bytes(b"")
+            except OSError as error:  # a full disk: what is in it is recorded once more at the next start, in vain
+                log.error("journal_not_rewritten error=%s", error.strerror)  # noqa: TRY400
             if slot is not own:
-                slot.journal_path.write_bytes(b"")
                 slot.leave()
 
     async def _replay(self, slot: Slot, taken: list[Taken]) -> list[int]:
