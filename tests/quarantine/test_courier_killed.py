@@ -68,6 +68,33 @@ def test_what_the_journal_knows_is_not_sent_again(committed, tmp_path):
         assert read_journal(tmp_path / "1" / "journal") == []
 
 
+def test_a_full_disk_keeps_no_courier_from_its_work(committed, tmp_path, monkeypatch, caplog):
+    """What it cannot empty it records once more at the next start, in vain."""
+
+    def fail(journal: Journal) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Sink() as sink, schema_context("sp_acme"):
+        MailDomain.objects.update(server_host="127.0.0.1", server_port=sink.port)
+        known, unknown = send_off("bob@alpha.test"), send_off("carol@alpha.test")
+        job = DeliveryJob.objects.get(recipient_id=known.recipients.get().pk)
+        left = tmp_path / "3" / "journal"
+        left.parent.mkdir()
+        journal = Journal(left)
+        journal.note(Taken(job.pk, "sp_acme", job.recipient_id, "250 2.0.0 once", known.received_at))
+        journal.close()
+        with monkeypatch.context() as full:
+            full.setattr(Journal, "rewrite", fail)
+            with running_courier(tmp_path):
+                wait_until(lambda: not DeliveryJob.objects.exists())
+        assert "journal_not_rewritten error=No space left on device" in caplog.text
+        assert len(read_journal(left)) == 1
+        with running_courier(tmp_path):
+            wait_until(lambda: not read_journal(left))
+        assert [TRACE.search(message.raw)[1].decode() for message in sink.messages] == [unknown.trace_id]
+        assert known.events.count() == 1
+
+
 def test_an_old_line_does_not_release_what_is_released_anew(committed, tmp_path):
     """The job of the line is long gone: the row's new job stays."""
     with Sink() as sink, schema_context("sp_acme"):
