@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterable
 from psycopg import AsyncConnection, errors, sql
 from psycopg.rows import TupleRow
 
-from portal.tenants.database import Pool, finish_within
+from portal.tenants.database import Pool, end_all, finish_within
 from quarantine.faults import name_fault
 
 log = logging.getLogger(__name__)
@@ -60,9 +59,7 @@ class LockWatch:
 
     async def close(self) -> None:
         if self._watcher:
-            self._watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
+            await end_all([self._watcher])
 
     def _start(self) -> None:
         if self.schemas and self._watcher is None:

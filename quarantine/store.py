@@ -21,7 +21,7 @@ from psycopg import AsyncConnection, AsyncCursor, OperationalError, errors
 from psycopg.rows import TupleRow
 from psycopg_pool import PoolTimeout
 
-from portal.tenants.database import Pool, finish_within, is_outage
+from portal.tenants.database import Pool, end_all, finish_within, is_outage
 from quarantine import metrics
 from quarantine.doubts import Doubts
 from quarantine.faults import name_fault
@@ -142,9 +142,7 @@ class Store:
                 async with asyncio.timeout(LAST_SECONDS):
                     while self._batch:  # noqa: ASYNC110 - cut off, its notes would be written twice
                         await asyncio.sleep(0.01)
-            self._writer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._writer
+            await end_all([self._writer])
             with contextlib.suppress(TimeoutError):
                 await finish_within(LAST_SECONDS, self._write_notes())
         await self._settle_last()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 from django.db import connection, connections
@@ -24,6 +24,7 @@ PREPARED = 4096  # statements of a connection: a few for each provider
 READ_ONLY = "25006"
 OUTAGES = {"08", "53", "57", "58"}  # connection, resources (disk, memory, connections), operator, system
 SILENCE_MILLISECONDS = 10_000  # a server that acknowledges nothing for so long is gone
+AGAIN_SECONDS = 1.0
 
 
 def get_schema() -> str:
@@ -91,6 +92,21 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, Error) and error.sqlstate:
         return error.sqlstate == READ_ONLY or error.sqlstate[:2] in OUTAGES
     return isinstance(error, OperationalError | InterfaceError | OSError)
+
+
+async def end_all(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
+    """Cancel the tasks and wait for their end; returns their results or exceptions.
+
+    One that goes on is cancelled again: before Python 3.12, `asyncio.wait_for` (with it psycopg waits) loses a
+    cancellation that comes together with what it waits for (https://github.com/python/cpython/issues/86296).
+    """
+    tasks = list(tasks)
+    going_on = set(tasks)
+    while going_on:
+        for task in going_on:
+            task.cancel()
+        _, going_on = await asyncio.wait(going_on, timeout=AGAIN_SECONDS)
+    return await asyncio.gather(*tasks, return_exceptions=True)
 
 
 _left_alone: set[asyncio.Task[Any]] = set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import OrderedDict, defaultdict
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, Error, sql
 
-from portal.tenants.database import Pool, finish_within, get_conninfo, is_outage
+from portal.tenants.database import Pool, end_all, finish_within, get_conninfo, is_outage
 from portal.tenants.newcomers import CONNECTION_SECONDS, make_mailboxes
 
 log = logging.getLogger(__name__)
@@ -169,9 +168,7 @@ class Directory:
 
     async def close(self) -> None:
         if self._listener:
-            self._listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listener
+            await end_all([self._listener])
 
     def on_public_change(self, callback: Callable[[], None]) -> None:
         """Call back when a public table that concerns mail has changed (or may have)."""

@@ -35,7 +35,7 @@ from typing import Any
 
 import psycopg
 
-from portal.tenants.database import Pool, get_conninfo, is_outage, make_pool
+from portal.tenants.database import Pool, end_all, get_conninfo, is_outage, make_pool
 from quarantine import metrics
 from quarantine.delivery import rows
 from quarantine.delivery.channel import Budget, Channel, Manner
@@ -130,9 +130,7 @@ class Courier:
             task.add_done_callback(self._note_end)
         await self._dispatch()
         await self._finish()
-        for task in tasks:
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
+        for result in await end_all(tasks):
             if isinstance(result, Exception):
                 raise result
 
@@ -147,8 +145,9 @@ class Courier:
         await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=GRACE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GRACE_SECONDS):
+                    await end_all([task])
         elif error := task.exception():
             raise error
 
@@ -348,18 +347,14 @@ class Courier:
 
     async def _finish(self) -> None:
         """Let letters under way arrive, record everything, free the rest."""
-        for task in self.loading:
-            task.cancel()
-        await asyncio.gather(*self.loading, return_exceptions=True)
+        await end_all(self.loading)
         channels = [channel for lane in self.lanes.values() for channel in lane.channels.values()]
         for channel in channels:
             channel.close()
         workers = {worker for channel in channels for worker in channel.workers}
         if workers:
             _, late = await asyncio.wait(workers, timeout=GRACE_SECONDS)
-            for worker in late:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            await end_all(late)
         with contextlib.suppress(TimeoutError, psycopg.Error):
             async with asyncio.timeout(GRACE_SECONDS):
                 await self.desk.outcomes.join()

@@ -19,7 +19,7 @@ from django.conf import settings
 
 from filtering.evidence.resolver import Resolver
 from filtering.learning.classifier import Classifier, get_model_path
-from portal.tenants.database import make_pool
+from portal.tenants.database import end_all, make_pool
 from portal.tenants.directory import Directory
 from quarantine.delivery.callout import CONVERSATIONS, Callout
 from quarantine.examiners import Examiners
@@ -151,9 +151,7 @@ class Gateway:
         log.info("gateway_stopped unfinished=%d", len(self.services.sessions))
         for session in list(self.services.sessions):
             session.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_all(self._tasks)
         await self.callout.close()
         await asyncio.sleep(0)  # for the sessions that were cut
         self.services.ledger.close()
