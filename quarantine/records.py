@@ -15,6 +15,7 @@ from psycopg import sql
 
 from filtering.evidence import Evidence, PtrEvidence
 from filtering.verdict import Finding, Verdict
+from portal.tenants.database import Query
 from quarantine.causes import Cause
 from quarantine.models import State
 
@@ -105,7 +106,7 @@ class Count:
 
 
 Record = Filing | Unrouted | Count
-Statement = tuple[bytes | str, dict[str, Any]]
+Statement = tuple[Query, dict[str, Any]]
 Hour = tuple[datetime, str, int, str, str]  # hour, schema, domain, kind, cause
 
 # A transaction whose recipients were refused one by one before has its row already: later news replaces the older, but
@@ -192,27 +193,27 @@ WHERE fingerprint IN (
 RETURNING fingerprint
 """
 
-UNROUTED = """
+UNROUTED = Query.from_text(b"""
 INSERT INTO public.platform_unrouted
     (trace_id, at, client_ip, ptr_status, ptr_name, ptr_milliseconds, helo, tls, sender, recipient, outcome, cause,
      reply, replies, times)
 VALUES (%(trace_id)s, %(received_at)s, %(client_ip)s, %(ptr_status)s, %(ptr_name)s, %(ptr_milliseconds)s, %(helo)s,
         %(tls)s, %(sender)s, %(recipient)s, %(outcome)s, %(cause)s, %(reply)s, %(replies)s, %(times)s)
-"""
-COUNT = """
+""")
+COUNT = Query.from_text(b"""
 INSERT INTO public.platform_hourlycount AS h (hour, schema, domain_id, kind, cause, instance, count)
 SELECT hour, schema, domain_id, kind, cause, %(instance)s, number
 FROM unnest(%(hours)s::timestamptz[], %(schemas)s::text[], %(domains)s::bigint[], %(kinds)s::text[],
             %(causes)s::text[], %(numbers)s::bigint[]) AS c (hour, schema, domain_id, kind, cause, number)
 ON CONFLICT (hour, schema, domain_id, kind, cause, instance) DO UPDATE SET count = h.count + excluded.count
-"""
-TAKE_BACK = """
+""")
+TAKE_BACK = Query.from_text(b"""
 UPDATE public.platform_hourlycount h SET count = h.count - c.number
 FROM unnest(%(hours)s::timestamptz[], %(schemas)s::text[], %(domains)s::bigint[], %(kinds)s::text[],
             %(causes)s::text[], %(numbers)s::bigint[]) AS c (hour, schema, domain_id, kind, cause, number)
 WHERE (h.hour, h.schema, h.domain_id, h.kind, h.cause, h.instance)
     = (c.hour, c.schema, c.domain_id, c.kind, c.cause, %(instance)s)
-"""
+""")
 REPEATED = "repeated"
 AGAIN = "The client sent it again, as if it had not heard that it was taken: answered 250, not stored twice."
 UNHEARD = "what is told here was on record already, but the database had not said so in time"
@@ -220,10 +221,10 @@ END_OF_DATA = "end of data"  # what is answered then is called so among the repl
 
 
 @cache
-def get_file_statement(schema: str, first: str) -> bytes:
+def get_file_statement(schema: str, first: str) -> Query:
     names = {"schema": sql.Identifier(schema), "name": sql.Literal(schema)}
     composed = sql.SQL(FILE).format(**names, first=sql.SQL(first).format(**names))
-    return composed.as_bytes(None)  # once, and not for each message
+    return Query.from_text(composed.as_bytes(None))  # once, and not for each message
 
 
 def make_statement(record: Filing | Unrouted) -> Statement:

@@ -401,10 +401,10 @@ class Store:
             async with connection.pipeline():
                 await connection.execute("BEGIN")
                 cursors = [
-                    [await connection.execute(query, values) for query, values in item.statements] for item in batch
+                    [await query.execute(connection, values) for query, values in item.statements] for item in batch
                 ]
-                for statement in make_count_statements(_add_up(batch), self._instance):
-                    await connection.execute(*statement)
+                for query, values in make_count_statements(_add_up(batch), self._instance):
+                    await query.execute(connection, values)
                 committed = await connection.execute("COMMIT")
             if committed.statusmessage != "COMMIT":
                 raise OperationalError(f"the transaction ended with {committed.statusmessage}")

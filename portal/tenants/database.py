@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import select
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from django.db import connection, connections
-from psycopg import AsyncConnection, Error, InterfaceError, OperationalError
+from psycopg import AsyncConnection, AsyncCursor, AsyncRawCursor, Error, InterfaceError, OperationalError
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
@@ -25,6 +27,35 @@ READ_ONLY = "25006"
 OUTAGES = {"08", "53", "57", "58"}  # connection, resources (disk, memory, connections), operator, system
 SILENCE_MILLISECONDS = 10_000  # a server that acknowledges nothing for so long is gone
 AGAIN_SECONDS = 1.0
+PLACEHOLDER = re.compile(rb"%(?:\((\w+)\))?[sb]")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A statement with $1, $2, ... as PostgreSQL wants it, made once. psycopg makes these of %s, but remembers only the
+    last 128, and a thousand providers have some thousands.
+    """
+
+    text: bytes
+    names: tuple[str, ...]  # of the values, in that order; empty where these are not named
+
+    @classmethod
+    def from_text(cls, text: bytes) -> Query:
+        """From a statement with %s, or with %(name)s, but not both."""
+        names: dict[str, int] = {}
+
+        def number(found: re.Match[bytes]) -> bytes:
+            name = (found[1] or b"").decode() or f"#{len(names)}"
+            return b"$%d" % names.setdefault(name, len(names) + 1)
+
+        numbered = PLACEHOLDER.sub(number, text)
+        return cls(numbered, tuple(name for name in names if not name.startswith("#")))
+
+    async def execute(
+        self, connection: AsyncConnection[TupleRow], values: Mapping[str, Any] | Sequence[Any]
+    ) -> AsyncCursor[TupleRow]:
+        chosen = [values[name] for name in self.names] if isinstance(values, Mapping) else values
+        return await AsyncRawCursor(connection).execute(self.text, chosen)
 
 
 def get_schema() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow
 
-from portal.tenants.database import Pool
+from portal.tenants.database import Pool, Query
 from quarantine.content import DROP_CONTENT, LOCK_CONTENT, NEEDING
 from quarantine.delivery.outcome import Job, Outcome, Result
 from quarantine.platform.models import Lane
@@ -165,10 +165,10 @@ class Row:
 
 
 @lru_cache(maxsize=8192)
-def in_schema(statement: str, schema: str) -> bytes:
+def in_schema(statement: str, schema: str) -> Query:
     """`statement` with the tables of a provider's schema."""
     tables = {name: sql.Identifier(schema, f"quarantine_{name}") for name in TABLES}
-    return sql.SQL(statement).format(**tables).as_bytes(None)
+    return Query.from_text(sql.SQL(statement).format(**tables).as_bytes(None))
 
 
 async def list_backlog(pool: Pool) -> list[Backlog]:
@@ -229,7 +229,7 @@ async def _ask_each(
 ) -> dict[str, list[TupleRow]]:
     """What the statement finds in each schema, with the values for it."""
     async with database.pipeline():
-        cursors = {schema: await database.execute(in_schema(statement, schema), values[schema]) for schema in values}
+        cursors = {schema: await in_schema(statement, schema).execute(database, values[schema]) for schema in values}
         return {schema: await cursor.fetchall() for schema, cursor in cursors.items()}
 
 
@@ -271,8 +271,8 @@ async def _record_states(
     }
     async with database.pipeline():
         for schema in filter(finished.get, schemas):
-            await database.execute(in_schema(LOCK_CONTENT, schema), [finished[schema]])
-            await database.execute(in_schema(DROP_CONTENT, schema), [finished[schema], list(NEEDING)])
+            await in_schema(LOCK_CONTENT, schema).execute(database, [finished[schema]])
+            await in_schema(DROP_CONTENT, schema).execute(database, [finished[schema], list(NEEDING)])
     outcomes = {(schema, outcome.recipient_id): outcome for schema in schemas for outcome in by_schema[schema]}
     return [(outcomes[schema, recipient], state) for schema in schemas for recipient, _, state in changed[schema]]
 

@@ -1,8 +1,23 @@
-"""The asyncio processes' ways with PostgreSQL: tasks that are ended."""
+"""The asyncio processes' ways with PostgreSQL: statements that are kept, tasks that are ended."""
 
 import asyncio
 
-from portal.tenants.database import end_all
+from psycopg import AsyncConnection
+
+from portal.tenants.database import Query, end_all, get_conninfo
+
+
+def test_values_are_named_or_in_order(committed):
+    async def ask(text, values):
+        async with await AsyncConnection.connect(get_conninfo()) as connection:
+            cursor = await Query.from_text(text).execute(connection, values)
+            return await cursor.fetchone()
+
+    named = b"SELECT %(word)s::text, %(octets)b, %(word)s::text, %(none)s::int"
+    octets = bytes(range(256))
+    found = asyncio.run(ask(named, {"octets": octets, "word": "%s", "none": None, "unused": 1}))
+    assert found == ("%s", octets, "%s", None)
+    assert asyncio.run(ask(b"SELECT %s::int, %s::int[]", [1, [2, 3]])) == (1, [2, 3])
 
 
 def test_a_task_that_loses_a_cancellation_is_ended_all_the_same():

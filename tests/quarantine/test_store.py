@@ -419,7 +419,8 @@ def test_what_the_courier_reads_goes_by_an_index_while_the_table_is_small():
         try:
             async with pool.connection() as database:
                 await database.execute("ANALYZE sp_acme.quarantine_recipient, sp_acme.quarantine_message")
-                plan = await database.execute(b"EXPLAIN " + in_schema(LOAD, "sp_acme"), [[1, 2]])
+                query = in_schema(LOAD, "sp_acme")
+                plan = await replace(query, text=b"EXPLAIN " + query.text).execute(database, [[1, 2]])
                 return "\n".join(line for (line,) in await plan.fetchall())
         finally:
             await pool.close()
