@@ -35,7 +35,7 @@ from typing import Any
 
 import psycopg
 
-from portal.tenants.database import Pool, end_all, get_conninfo, is_outage, make_pool
+from portal.tenants.database import end_all, get_conninfo, is_outage
 from quarantine import metrics
 from quarantine.delivery import rows
 from quarantine.delivery.channel import Budget, Channel, Manner
@@ -105,16 +105,16 @@ class Courier:
 
     async def run(self) -> None:
         slot = take_slot(self.home)
-        self.pool: Pool = make_pool(name="courier", max_size=8, lock_seconds=LOCK_SECONDS)
-        await self.pool.open()
-        self.desk = Desk(self.pool, slot.name, Journal(slot.journal_path), self._wake_later)
+        self.pools = rows.Pools.make(lock_seconds=LOCK_SECONDS)
+        await self.pools.open()
+        self.desk = Desk(self.pools, slot.name, Journal(slot.journal_path), self._wake_later)
         log.info("courier_starting instance=%s", slot.name)
         try:
             await self._until_stopped(self._recover(slot))
             await self._serve(slot)
         finally:
             self.desk.journal.close()
-            await self.pool.close()
+            await self.pools.close()
             slot.leave()
         log.info("courier_stopped instance=%s", slot.name)
 
@@ -123,7 +123,7 @@ class Courier:
             self._listen(),
             self.desk.keep_renewing(),
             self.desk.keep_recording(),
-            keep_beating(self.pool, "courier", slot.name),
+            keep_beating(self.pools.queue, "courier", slot.name),
         ]
         tasks = [asyncio.create_task(helper) for helper in helpers]
         for task in tasks:
@@ -183,8 +183,8 @@ class Courier:
         """Free all claims of a courier that is no more, but for these jobs: they are ours."""
         while True:
             try:
-                await rows.adopt(self.pool, left, former=instance, instance=self.desk.instance)
-                return await rows.renew(self.pool, self.desk.held, instance=instance)
+                await rows.adopt(self.pools.queue, left, former=instance, instance=self.desk.instance)
+                return await rows.renew(self.pools.queue, self.desk.held, instance=instance)
             except psycopg.OperationalError as error:
                 log.warning("database_away error=%s", type(error).__name__)
                 await asyncio.sleep(AWAY_SECONDS)
@@ -225,7 +225,7 @@ class Courier:
         """One round; returns in how many seconds something more is due, at most the polling interval."""
         for lane in self.lanes.values():
             lane.shed()
-        backlog = await rows.list_backlog(self.pool)
+        backlog = await rows.list_backlog(self.pools.queue)
         wanted = self._allot(backlog)
         if wanted:
             jobs = await self.desk.claim(wanted)
@@ -328,7 +328,7 @@ class Courier:
     ) -> dict[tuple[str, tuple[str, int]], list[Letter]]:
         """Letters by channel."""
         wanted = {schema: [job.recipient_id for job in jobs] for schema, jobs in by_schema.items()}
-        found = await rows.load_rows(self.pool, wanted)
+        found = await rows.load_rows(self.pools.reading, wanted)
         letters: dict[tuple[str, tuple[str, int]], list[Letter]] = defaultdict(list)
         void = []
         for schema, jobs in by_schema.items():
@@ -340,7 +340,7 @@ class Courier:
                     void.append(job)
             for key, group in by_channel.items():
                 letters[key] += make_letters(schema, group, found[schema])
-        await load_small(self.pool, [letter for group in letters.values() for letter in group])
+        await load_small(self.pools.reading, [letter for group in letters.values() for letter in group])
         for job in void:
             self.desk.settle(make_void(job))
         return letters

@@ -12,7 +12,6 @@ from datetime import datetime
 import psycopg
 from psycopg.errors import LockNotAvailable
 
-from portal.tenants.database import Pool
 from quarantine.delivery import rows
 from quarantine.delivery.journal import Journal, Taken
 from quarantine.delivery.outcome import Job, Outcome, Result
@@ -49,8 +48,8 @@ class Back:
 class Desk:
     """The jobs of one courier, from claim to record."""
 
-    def __init__(self, pool: Pool, instance: str, journal: Journal, on_later: Callable[[float], None]) -> None:
-        self.pool = pool
+    def __init__(self, pools: rows.Pools, instance: str, journal: Journal, on_later: Callable[[float], None]) -> None:
+        self.pools = pools
         self.instance = instance
         self.journal = journal
         self.on_later = on_later  # told in how many seconds a job is due again
@@ -65,7 +64,7 @@ class Desk:
         async with self.claiming:
             if not self.held:
                 self.renewed_at = time.monotonic()
-            jobs = await rows.claim(self.pool, wanted, instance=self.instance)
+            jobs = await rows.claim(self.pools.queue, wanted, instance=self.instance)
             self.held.update(job.id for job in jobs)
         return jobs
 
@@ -106,7 +105,7 @@ class Desk:
     async def renew(self) -> None:
         async with self.claiming:
             asked_at = time.monotonic()
-            await rows.renew(self.pool, self.held, instance=self.instance)
+            await rows.renew(self.pools.queue, self.held, instance=self.instance)
             self.renewed_at = asked_at
 
     def note_back(self, domains: Iterable[int]) -> None:
@@ -129,7 +128,7 @@ class Desk:
 
     async def _hasten(self, back: Back) -> None:
         try:
-            count = await rows.hasten(self.pool, list(back.domains))
+            count = await rows.hasten(self.pools.queue, list(back.domains))
         except psycopg.Error as error:
             log.warning("waiting_not_hastened error=%s", type(error).__name__)  # it stays due when it was
             return
@@ -142,7 +141,7 @@ class Desk:
         """
         while group:
             try:
-                self._file(group, await rows.record(self.pool, group, instance=self.instance))
+                self._file(group, await rows.record(self.pools.recording, group, instance=self.instance))
                 break
             except psycopg.Error as error:
                 if not isinstance(error, AWAY) or isinstance(error, LockNotAvailable):
@@ -182,7 +181,7 @@ class Desk:
         """
         for task in self._retries:
             task.cancel()
-        await rows.renew(self.pool, self.journal.lines, instance=self.instance)
+        await rows.renew(self.pools.queue, self.journal.lines, instance=self.instance)
 
     def _file(self, group: list[Outcome], done: list[tuple[Outcome, str]]) -> None:
         self.journal.forget([outcome.job_id for outcome in group])

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow
 
-from portal.tenants.database import Pool, Query
+from portal.tenants.database import Pool, Query, make_pool
 from quarantine.content import DROP_CONTENT, LOCK_CONTENT, NEEDING
 from quarantine.delivery.outcome import Job, Outcome, Result
 from quarantine.platform.models import Lane
@@ -119,6 +119,30 @@ traced AS (
 )
 SELECT id, message_id, state FROM changed
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """A courier's connections. Those that read and record know the tables and plans of every provider (with a thousand,
+    half a gigabyte each), so as long as one of either is enough, there is one, and it is the same.
+    """
+
+    queue: Pool
+    reading: Pool
+    recording: Pool
+
+    @classmethod
+    def make(cls, *, lock_seconds: float) -> Pools:
+        sizes = {"courier": 3, "courier-read": 3, "courier-record": 2}
+        return cls(*(make_pool(name=name, max_size=size, lock_seconds=lock_seconds) for name, size in sizes.items()))
+
+    async def open(self) -> None:
+        for pool in (self.queue, self.reading, self.recording):
+            await pool.open()
+
+    async def close(self) -> None:
+        for pool in (self.queue, self.reading, self.recording):
+            await pool.close()
 
 
 @dataclass(frozen=True, slots=True)
