@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -15,6 +16,8 @@ import redis
 from portal.stack.process import Launch, StackError, find_free_port, find_package, open_log
 
 START_SECONDS = 15
+LINE = re.compile(rb"file ([\w.-]+) seq \d+ type ([bih])(?: .*)?")  # of the manifest
+BASE, HISTORY = b"b", b"h"
 
 
 def find_server() -> Path:
@@ -85,24 +88,32 @@ class EmbeddedValkey:
         )
 
     def _mend(self) -> None:
-        """A power cut can leave an end that was never written, which stops a start: Valkey's own tool cuts it off.
-
-        What cannot be mended goes: nothing that must not be lost is in here.
+        """A power cut can leave files that stop a start. What cannot be mended goes: nothing that must not be lost is
+        in here.
         """
         directory = self.home / "appendonlydir"
-        for file in sorted(directory.glob("*.incr.aof")):
-            with open_log(self.log) as log:
-                done = subprocess.run(
-                    ["valkey-check-aof", "--fix", str(file)],
-                    executable=find_server(),  # which is this tool where it is called by that name
-                    check=False,
-                    input=b"y\n",
-                    stdout=log,
-                    stderr=log,
-                )
-            if done.returncode:
-                shutil.rmtree(directory)
-                return
+        manifest = directory / "appendonly.aof.manifest"
+        if not manifest.is_file():
+            return
+        lines = [LINE.fullmatch(line) for line in manifest.read_bytes().splitlines()]
+        if not (lines and all(line and self._check(directory / line[1].decode(), line[2]) for line in lines)):
+            shutil.rmtree(directory)
+
+    def _check(self, file: Path, kind: bytes) -> bool:
+        """Whether Valkey can load it, by Valkey's own tools. An end of the log that was never written is cut off."""
+        if kind == HISTORY:
+            return True
+        tool = ["valkey-check-rdb"] if kind == BASE else ["valkey-check-aof", "--fix"]
+        with open_log(self.log) as log:
+            done = subprocess.run(
+                [*tool, str(file)],
+                executable=find_server(),  # which is these tools where it is called by their names
+                check=False,
+                input=b"y\n",
+                stdout=log,
+                stderr=log,
+            )
+        return done.returncode == 0
 
     def is_ready(self) -> bool:
         client = redis.Redis.from_url(self.url, socket_timeout=1)

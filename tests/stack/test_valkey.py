@@ -41,6 +41,20 @@ def test_a_hole_leaves_what_was_before_it(server: EmbeddedValkey):
         assert client.get("hole") is None
 
 
+@pytest.mark.parametrize("damage", ["empty", "zeros", "gone"])
+@pytest.mark.parametrize("part", ["*.manifest", "*.base.rdb", "*.incr.aof"])
+def test_it_starts_whatever_is_left(server: EmbeddedValkey, part: str, damage: str):
+    remember(server, "before", "maybe kept")
+    [file] = (server.home / "appendonlydir").glob(part)
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(bytes(file.stat().st_size) if damage == "zeros" else b"")
+    server.start()
+    with redis.Redis.from_url(server.url) as client:
+        assert client.set("after", "taken")
+
+
 def remember(server: EmbeddedValkey, key: str, value: str) -> None:
     server.start()
     with redis.Redis.from_url(server.url) as client:
