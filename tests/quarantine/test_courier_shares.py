@@ -17,18 +17,10 @@ from quarantine.delivery.rows import Backlog
 from quarantine.models import Recipient, State
 from quarantine.platform.models import DeliveryJob
 from tests.kept_mail import send_off
-from tests.quarantine.test_courier import BOB, route
+from tests.quarantine.couriers import BOB
 from tests.running_courier import running_courier, wait_until
-from tests.smtp_sink import Sink
 
 GUS = "gus@gamma.test"
-
-
-@pytest.fixture
-def sink(committed):
-    with Sink() as made:
-        route(made)
-        yield made
 
 
 @pytest.fixture

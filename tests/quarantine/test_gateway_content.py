@@ -17,8 +17,8 @@ from quarantine.models import Message, Recipient
 from quarantine.queries import read_raw
 from tests.filtering.test_ambiguity import AMBIGUOUS
 from tests.filtering.test_content import HOSTILE, MIXED, part
+from tests.quarantine.couriers import get_body
 from tests.quarantine.gateways import RunningGateway, run_gateway
-from tests.quarantine.test_courier import get_body
 from tests.quarantine.test_gateway_mail import GTUBE, get_trace_id, read_back
 from tests.reports.test_digests import send as send_report
 from tests.running_courier import running_courier

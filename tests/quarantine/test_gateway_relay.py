@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from tests.quarantine.couriers import get_body, route
 from tests.quarantine.gateways import run_gateway
-from tests.quarantine.test_courier import get_body, route
 from tests.quarantine.test_gateway_mail import HEADER
 from tests.quarantine.test_gateway_session import GO_AHEAD, MAIL, RCPT, RECIPIENT_OK, SENDER_OK
 from tests.running_courier import running_courier
