@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import ProgrammingError, connection
+from django.db import OperationalError, ProgrammingError, connection, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from psycopg import sql
+from psycopg.errors import LockNotAvailable
 
 from portal.tenants.people.models import Mailbox
 from quarantine.models import Recipient
 from reports.models import Digest
 
 SCHEMAS_A_QUERY = 200
+LOCK_MILLISECONDS = 200  # less than PostgreSQL's deadlock_timeout: nobody else is chosen as a victim
 LISTED = 100  # items with a line of their own in one report
 LATE = timedelta(hours=1)  # the longest time from a message's received_at to the commit that shows it
 
@@ -108,16 +111,36 @@ def get_items(windows: Sequence[Window]) -> dict[int, Recipient]:
     return {row.pk: row for row in shown}
 
 
+class LockedError(Exception):
+    """Somebody else holds what was wanted locked."""
+
+
+@contextmanager
+def limited_wait() -> Iterator[None]:
+    """A transaction that raises LockedError where it would wait for a lock: while it did, it would keep others from the
+    tables that it has read.
+    """
+    try:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
+            yield
+    except OperationalError as error:
+        if isinstance(error.__cause__, LockNotAvailable):
+            raise LockedError from error
+        raise
+
+
 def list_waiting(schemas: Sequence[str], *, now: datetime, asked_before: datetime) -> list[str]:
-    """Providers' schemas with something in `list_due` or `list_requested`, and those of which nobody can tell, as
-    tables are missing. One query for 200, of a thousand that have nothing.
+    """Providers' schemas with something in `list_due` or `list_requested`, and those asked with one that has no tables,
+    or has them locked. One query for 200.
     """
     found: list[str] = []
     for start in range(0, len(schemas), SCHEMAS_A_QUERY):
         part = schemas[start : start + SCHEMAS_A_QUERY]
         try:
             found += _list_waiting(part, {"now": now, "asked_before": asked_before})
-        except ProgrammingError:
+        except (ProgrammingError, LockedError):
             found += part
     return found
 
@@ -128,7 +151,7 @@ def _list_waiting(schemas: Sequence[str], values: dict[str, datetime]) -> list[s
         _WAITING.format(name=schema, **{name: sql.Identifier(schema, table) for name, table in tables.items()})
         for schema in schemas
     ]
-    with connection.cursor() as cursor:
+    with limited_wait(), connection.cursor() as cursor:
         cursor.execute(sql.SQL(" UNION ALL ").join(parts), values)
         return [row[0] for row in cursor.fetchall()]
 

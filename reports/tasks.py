@@ -14,6 +14,7 @@ from django_tenants.utils import schema_context
 from portal.tenants.database import get_schema
 from portal.tenants.models import ServiceProvider
 from portal.tenants.tasks import tenant_task
+from quarantine.faults import name_fault
 from reports import digests, links, queries
 
 logger = logging.getLogger(__name__)
@@ -35,13 +36,13 @@ def _list_schemas() -> list[str]:
 
 
 def _in_each(schemas: Iterable[str], act: Callable[[str], object]) -> None:
-    """A provider whose tables are not there (half made, half migrated) keeps no other's reports back."""
+    """A provider whose tables are not there (half made, half migrated) or locked keeps no other's reports back."""
     for schema in schemas:
         try:
-            with schema_context(schema):
+            with schema_context(schema), queries.limited_wait():
                 act(schema)
-        except ProgrammingError:
-            logger.exception("provider_skipped schema=%s", schema)
+        except (ProgrammingError, queries.LockedError) as error:
+            logger.error("provider_skipped schema=%s error=%s", schema, name_fault(error))  # noqa: TRY400
 
 
 def _dispatch(schema: str) -> None:

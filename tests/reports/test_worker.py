@@ -25,7 +25,7 @@ from portal.tenants.models import MailDomain, ServiceProvider
 from portal.tenants.people.models import Mailbox, User
 from quarantine.models import Message, MessageKind
 from quarantine.platform.models import DeliveryJob
-from reports import digests, tasks
+from reports import digests, queries, tasks
 from reports.models import Digest
 from reports.schedule import request_digest, reschedule
 from tests.reports.held import HOUR, get_mailbox, hold, list_handed_over, read_text
@@ -180,7 +180,9 @@ def test_with_the_broker_away_the_rows_wait_for_the_dispatcher(monkeypatch):
         assert Digest.objects.get().state == "due"
 
 
-def test_a_provider_without_its_tables_keeps_no_others_reports_back(monkeypatch):
+@pytest.mark.parametrize("schemas_a_query", [1, 200])
+def test_a_provider_without_its_tables_keeps_no_others_reports_back(monkeypatch, schemas_a_query):
+    monkeypatch.setattr(queries, "SCHEMAS_A_QUERY", schemas_a_query)
     chains = []
     monkeypatch.setattr(tasks.send_due_digests, "apply_async", lambda args, **options: chains.append(args))
     ServiceProvider.objects.bulk_create([ServiceProvider(slug="aaa", schema_name="sp_aaa", name="AAA half made")])
@@ -190,6 +192,21 @@ def test_a_provider_without_its_tables_keeps_no_others_reports_back(monkeypatch)
     finally:
         ServiceProvider.objects.filter(slug="aaa").delete()
     assert sorted(chains) == [("sp_acme",), ("sp_globex",)]
+
+
+@pytest.mark.parametrize("table", ["people_mailbox", "reports_digest"])
+def test_a_provider_with_locked_tables_keeps_no_others_reports_back(monkeypatch, caplog, table):
+    """Nor does looking for what is due keep anybody from a table."""
+    chains = []
+    monkeypatch.setattr(tasks.send_due_digests, "apply_async", lambda args, **options: chains.append(args))
+    with psycopg.connect(get_conninfo()) as database:
+        database.execute(f"LOCK TABLE sp_acme.{table} IN ACCESS EXCLUSIVE MODE")
+        tasks.dispatch_due_digests()
+        database.execute(f"LOCK TABLE sp_globex.{table} IN ACCESS EXCLUSIVE MODE NOWAIT")
+    assert chains == [("sp_globex",)]
+    assert "provider_skipped schema=sp_acme error=LockedError" in caplog.text
+    tasks.dispatch_due_digests()
+    assert sorted(chains[1:]) == [("sp_acme",), ("sp_globex",)]
 
 
 def test_pages_and_commands_enqueue_at_our_broker():
