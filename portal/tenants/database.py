@@ -26,7 +26,7 @@ PREPARED = 4096  # statements of a connection: a few for each provider
 READ_ONLY = "25006"
 OUTAGES = {"08", "53", "57", "58"}  # connection, resources (disk, memory, connections), operator, system
 SILENCE_MILLISECONDS = 10_000  # a server that acknowledges nothing for so long is gone
-AGAIN_SECONDS = 1.0
+CANCEL_AGAIN_SECONDS = 1.0
 PLACEHOLDER = re.compile(rb"%(?:\((\w+)\))?[sb]")
 
 
@@ -41,7 +41,7 @@ class Query:
 
     @classmethod
     def from_text(cls, text: bytes) -> Query:
-        """From a statement with %s, or with %(name)s, but not both."""
+        """From a statement with %s, or with %(name)s, but not both, and without any other %. Raises ValueError."""
         names: dict[str, int] = {}
 
         def number(found: re.Match[bytes]) -> bytes:
@@ -49,7 +49,10 @@ class Query:
             return b"$%d" % names.setdefault(name, len(names) + 1)
 
         numbered = PLACEHOLDER.sub(number, text)
-        return cls(numbered, tuple(name for name in names if not name.startswith("#")))
+        named = tuple(name for name in names if not name.startswith("#"))
+        if b"%" in numbered or len(named) not in {0, len(names)}:
+            raise ValueError("placeholders of two kinds, or a % that is none")
+        return cls(numbered, named)
 
     async def execute(
         self, connection: AsyncConnection[TupleRow], values: Mapping[str, Any] | Sequence[Any]
@@ -128,15 +131,15 @@ def is_outage(error: BaseException) -> bool:
 async def end_all(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
     """Cancel the tasks and wait for their end; returns their results or exceptions.
 
-    One that goes on is cancelled again: before Python 3.12, `asyncio.wait_for` (with it psycopg waits) loses a
-    cancellation that comes together with what it waits for (https://github.com/python/cpython/issues/86296).
+    One that goes on is cancelled again: before Python 3.12, `asyncio.wait_for` loses a cancellation that comes together
+    with what it waits for (https://github.com/python/cpython/issues/86296), and psycopg's pool waits with it.
     """
     tasks = list(tasks)
     going_on = set(tasks)
     while going_on:
         for task in going_on:
             task.cancel()
-        _, going_on = await asyncio.wait(going_on, timeout=AGAIN_SECONDS)
+        _, going_on = await asyncio.wait(going_on, timeout=CANCEL_AGAIN_SECONDS)
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 

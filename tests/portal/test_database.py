@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from psycopg import AsyncConnection
 
 from portal.tenants.database import Query, end_all, get_conninfo
@@ -18,6 +19,12 @@ def test_values_are_named_or_in_order(committed):
     found = asyncio.run(ask(named, {"octets": octets, "word": "%s", "none": None, "unused": 1}))
     assert found == ("%s", octets, "%s", None)
     assert asyncio.run(ask(b"SELECT %s::int, %s::int[]", [1, [2, 3]])) == (1, [2, 3])
+
+
+@pytest.mark.parametrize("text", [b"SELECT %s, %(name)s", b"SELECT 'a' LIKE 'a%'", b"SELECT 5 %% 3"])
+def test_a_statement_that_would_mean_something_else_is_refused(text):
+    with pytest.raises(ValueError, match="two kinds"):
+        Query.from_text(text)
 
 
 def test_a_task_that_loses_a_cancellation_is_ended_all_the_same():
