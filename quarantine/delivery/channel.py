@@ -200,7 +200,7 @@ class Channel:
             self.budget.give_back(taken)
 
     async def _carry_packed(self, letter: Letter, connection: Connection | None) -> Connection | None:
-        wire = await pack(self.desk.pools.reading, letter, hostname=self.manner.hostname)
+        wire = await pack(self.desk.pools, letter, hostname=self.manner.hostname)
         letter.begun = time.monotonic()
         if connection:
             try:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import resource
 import signal
 import time
@@ -299,21 +300,23 @@ class Courier:
             if self.troubled.get(schema, 0) > time.monotonic():
                 self.desk.give_up(group)
             else:
+                self.troubled[schema] = math.inf  # until this is over
                 task = asyncio.create_task(self._hand_out_apart(schema, group, addresses))
                 self.loading.add(task)
                 task.add_done_callback(self.loading.discard)
 
     async def _hand_out_apart(self, schema: str, jobs: list[Job], addresses: dict[int, tuple[str, int]]) -> None:
         try:
-            letters = await self._load({schema: jobs}, addresses)
-        except psycopg.Error as error:
+            async with self.pools.beside:
+                letters = await self._load({schema: jobs}, addresses)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the jobs are due again, and later
             self._let_go(jobs, error)
             self.troubled[schema] = time.monotonic() + HOLD_SECONDS
             return
         self.troubled.pop(schema, None)
         self._put(letters)
 
-    def _let_go(self, jobs: list[Job], error: psycopg.Error) -> None:
+    def _let_go(self, jobs: list[Job], error: Exception) -> None:
         schemas = ",".join(sorted({job.schema for job in jobs}))
         log.warning("rows_not_loaded provider=%s jobs=%d error=%s", schemas, len(jobs), name_fault(error))
         self.desk.give_up(jobs)
@@ -353,11 +356,14 @@ class Courier:
             channel.close()
         workers = {worker for channel in channels for worker in channel.workers}
         if workers:
-            _, late = await asyncio.wait(workers, timeout=GRACE_SECONDS)
-            await end_all(late)
-        with contextlib.suppress(TimeoutError, psycopg.Error):
+            await asyncio.wait(workers, timeout=GRACE_SECONDS)
+            await end_all(workers)
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GRACE_SECONDS):
                 await self.desk.outcomes.join()
+        await self.desk.end_retries()
+        with contextlib.suppress(TimeoutError, psycopg.Error):
+            async with asyncio.timeout(GRACE_SECONDS):
                 await self.desk.leave()
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 import psycopg
 from psycopg.errors import LockNotAvailable
 
+from portal.tenants.database import end_all
 from quarantine.delivery import rows
 from quarantine.delivery.journal import Journal, Taken
 from quarantine.delivery.outcome import Job, Outcome, Result
@@ -58,6 +59,7 @@ class Desk:
         self.claiming = asyncio.Lock()  # a renewal between claim and `held` would free what was just claimed
         self.renewed_at = time.monotonic()
         self._retries: set[asyncio.Task[None]] = set()
+        self._retrying = asyncio.Lock()  # one at a time: what waits for a lock leaves a connection to all others
 
     async def claim(self, wanted: list[tuple[str, int, int]]) -> list[Job]:
         """Claim due jobs by (lane, domain, number). Raises psycopg.Error."""
@@ -172,15 +174,19 @@ class Desk:
 
     async def _retry(self, postponed: Postponed) -> None:
         await asyncio.sleep(postponed.seconds)
-        for more in await self.record(postponed.outcomes):
+        async with self._retrying:
+            again = await self.record(postponed.outcomes)
+        for more in again:
             self.retry(more)
+
+    async def end_retries(self) -> None:
+        while self._retries:
+            await end_all(self._retries)
 
     async def leave(self) -> None:
         """Free what we have in hand, but for what servers took and is not recorded: that is in the journal, and is
         nobody's until the next start, or for the time of a lease.
         """
-        for task in self._retries:
-            task.cancel()
         await rows.renew(self.pools.queue, self.journal.lines, instance=self.instance)
 
     def _file(self, group: list[Outcome], done: list[tuple[Outcome, str]]) -> None:

@@ -78,10 +78,11 @@ async def load_small(pool: Pool, letters: list[Letter]) -> None:
         letter.stored = contents[letter.schema].get(letter.message.message_id)
 
 
-async def pack(pool: Pool, letter: Letter, *, hostname: str) -> bytes:
+async def pack(pools: rows.Pools, letter: Letter, *, hostname: str) -> bytes:
     """The encoded message with our header lines. Raises ContentGoneError, ContentDamagedError, psycopg.Error."""
     if letter.stored is None:
-        contents = await rows.load_contents(pool, {letter.schema: [letter.message.message_id]})
+        async with pools.beside:
+            contents = await rows.load_contents(pools.reading, {letter.schema: [letter.message.message_id]})
         letter.stored = contents[letter.schema].get(letter.message.message_id)
     if letter.stored is None:
         raise ContentGoneError(letter.message.trace_id)

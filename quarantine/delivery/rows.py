@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ from quarantine.delivery.outcome import Job, Outcome, Result
 from quarantine.platform.models import Lane
 
 TABLES = ("message", "recipient", "content", "event")
+READERS, RECORDERS = 3, 2  # connections
 LEASE_SECONDS = 60  # renewed while a job is in hand: a delivery may last as long as it likes
 
 # One step a (lane, domain) with jobs, however long its backlog: index delivery_job_due.
@@ -124,17 +126,23 @@ SELECT id, message_id, state FROM changed
 @dataclass(frozen=True, slots=True)
 class Pools:
     """A courier's connections. Those that read and record know the tables and plans of every provider (with a thousand,
-    half a gigabyte each), so as long as one of either is enough, there is one, and it is the same.
+    half a gigabyte each), so while one of either is enough, there is one.
+
+    Whoever reads for one provider enters `beside`: providers that are locked leave a connection to the rounds.
     """
 
     queue: Pool
     reading: Pool
     recording: Pool
+    beside: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS - 1))
 
     @classmethod
     def make(cls, *, lock_seconds: float) -> Pools:
-        sizes = {"courier": 3, "courier-read": 3, "courier-record": 2}
-        return cls(*(make_pool(name=name, max_size=size, lock_seconds=lock_seconds) for name, size in sizes.items()))
+        return cls(
+            queue=make_pool(name="courier", max_size=3, lock_seconds=lock_seconds),
+            reading=make_pool(name="courier-read", max_size=READERS, lock_seconds=lock_seconds),
+            recording=make_pool(name="courier-record", max_size=RECORDERS, lock_seconds=lock_seconds),
+        )
 
     async def open(self) -> None:
         for pool in (self.queue, self.reading, self.recording):

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from datetime import timedelta
+from time import sleep
 
 import psycopg
 import pytest
@@ -32,10 +33,10 @@ def quick(monkeypatch):
 
 
 @contextmanager
-def locked(table: str):
+def locked(table: str, mode: str = "ACCESS EXCLUSIVE"):
     """By somebody who changes it, in the schema of acme."""
     with psycopg.connect(get_conninfo()) as database:
-        database.execute(f"LOCK TABLE sp_acme.{table} IN ACCESS EXCLUSIVE MODE")
+        database.execute(f"LOCK TABLE sp_acme.{table} IN {mode} MODE")
         yield
 
 
@@ -126,6 +127,46 @@ def test_what_was_taken_and_not_recorded_is_nobodys_after_an_orderly_stop(sink, 
     with running_courier(tmp_path / "first"):
         wait_until(lambda: is_delivered("sp_acme"))
     assert len(sink.messages) == 2
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("table", "mode", "pool"),
+    [
+        ("quarantine_recipient", "ACCESS EXCLUSIVE", "lazaret-courier-read"),
+        ("quarantine_event", "SHARE", "lazaret-courier-record"),
+    ],
+)
+def test_however_much_waits_for_a_lock_one_connection_does(sink, tmp_path, monkeypatch, table, mode, pool):
+    """And the others serve everybody else."""
+    monkeypatch.setattr(courier, "LOCK_SECONDS", 0.5)
+    with schema_context("sp_acme"):
+        for number in range(5):
+            recipient = send_off(BOB).recipients.get()
+            due_at = timezone.now() + timedelta(seconds=0.3 * number)
+            DeliveryJob.objects.filter(recipient_id=recipient.pk).update(due_at=due_at)
+    with locked(table, mode), running_courier(tmp_path):
+        sleep(3)  # all have been tried
+        waiting = []
+        for number in range(1, 11):
+            send_off_to_globex()
+            wait_until(lambda number=number: count_delivered("sp_globex") == number)
+            waiting.append(count_waiting(pool))
+            sleep(0.1)
+    assert max(waiting) == 1
+    with running_courier(tmp_path):
+        wait_until(lambda: count_delivered("sp_acme") == 5)
+
+
+def count_waiting(application: str) -> int:
+    with psycopg.connect(get_conninfo()) as database:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"
+        return database.execute(query, [application]).fetchone()[0]
+
+
+def count_delivered(schema: str) -> int:
+    with schema_context(schema):
+        return Recipient.objects.filter(state=State.DELIVERED).count()
 
 
 def send_off_to_globex() -> None:
