@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import resource
 import signal
 import time
@@ -98,7 +97,8 @@ class Courier:
         self.lanes = {name: Lane(name, limit) for name, limit in JOBS_IN_HAND.items()}
         self.servers: dict[tuple[str, int], Server] = {}
         self.troubled: dict[str, float] = {}  # providers whose rows could not be loaded: till when they are let alone
-        self.loading: set[asyncio.Task[None]] = set()  # of these, beside the rounds
+        self.apart: dict[str, list[tuple[list[Job], dict[int, tuple[str, int]]]]] = {}  # what is to be loaded of these
+        self.loading: set[asyncio.Task[None]] = set()  # beside the rounds, one a provider
 
     def stop(self) -> None:
         self.stopping.set()
@@ -287,7 +287,8 @@ class Courier:
         by_schema: dict[str, list[Job]] = defaultdict(list)
         for job in jobs:
             by_schema[job.schema].append(job)
-        apart = {schema: by_schema.pop(schema) for schema in list(by_schema) if schema in self.troubled}
+        known = self.troubled.keys() | self.apart.keys()
+        apart = {schema: by_schema.pop(schema) for schema in list(by_schema) if schema in known}
         try:
             if by_schema:
                 self._put(await self._load(by_schema, addresses))
@@ -299,22 +300,28 @@ class Courier:
         for schema, group in apart.items():
             if self.troubled.get(schema, 0) > time.monotonic():
                 self.desk.give_up(group)
+            elif schema in self.apart:
+                self.apart[schema].append((group, addresses))
             else:
-                self.troubled[schema] = math.inf  # until this is over
-                task = asyncio.create_task(self._hand_out_apart(schema, group, addresses))
+                self.apart[schema] = [(group, addresses)]
+                task = asyncio.create_task(self._hand_out_apart(schema))
                 self.loading.add(task)
                 task.add_done_callback(self.loading.discard)
 
-    async def _hand_out_apart(self, schema: str, jobs: list[Job], addresses: dict[int, tuple[str, int]]) -> None:
+    async def _hand_out_apart(self, schema: str) -> None:
         try:
-            async with self.pools.beside:
-                letters = await self._load({schema: jobs}, addresses)
+            while self.apart[schema]:
+                jobs, addresses = self.apart[schema][0]
+                async with self.pools.beside:
+                    letters = await self._load({schema: jobs}, addresses)
+                del self.apart[schema][0]
+                self._put(letters)
+            self.troubled.pop(schema, None)
         except Exception as error:  # noqa: BLE001 - whatever it is, the jobs are due again, and later
-            self._let_go(jobs, error)
+            self._let_go([job for jobs, _ in self.apart[schema] for job in jobs], error)
             self.troubled[schema] = time.monotonic() + HOLD_SECONDS
-            return
-        self.troubled.pop(schema, None)
-        self._put(letters)
+        finally:
+            del self.apart[schema]
 
     def _let_go(self, jobs: list[Job], error: Exception) -> None:
         schemas = ",".join(sorted({job.schema for job in jobs}))
