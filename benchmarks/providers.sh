@@ -36,6 +36,7 @@ smtp-sink -u nobody "127.0.0.1:$sink" 1000 & pids="$pids $!"
 "$python" "$project/benchmarks/name_server.py" "127.0.0.1:$names" & pids="$pids $!"
 
 start() { # NAME PORT PROVIDERS
+    : >"$dir/$1.log"
     LAZARET_HOME="$dir/$1" LAZARET_SMTP="127.0.0.1:$2" LAZARET_WEB="127.0.0.1:$(free_port)" LAZARET_XCLIENT=127.0.0.1 \
         LAZARET_DNS="127.0.0.1:$names" "$project/run" --empty >"$dir/$1.log" 2>&1 & started=$!
     pids="$pids $started"
