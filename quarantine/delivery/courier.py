@@ -58,6 +58,7 @@ LONGEST_PAUSE_SECONDS = 0.5  # between two
 AWAY_SECONDS = 1.0
 LOCK_SECONDS = 2.0  # for a table or row that somebody has locked: then that provider's mail waits, and nobody else's
 HOLD_SECONDS = 5.0  # so long it is not looked at again
+MOST_APART = 2  # rounds' jobs of a provider: those being loaded, and some that wait for that
 GRACE_SECONDS = 10  # for letters under way, when we are asked to stop
 CHANNEL = "lazaret_delivery"
 
@@ -298,7 +299,7 @@ class Courier:
                 return
             apart |= by_schema
         for schema, group in apart.items():
-            if self.troubled.get(schema, 0) > time.monotonic():
+            if self.troubled.get(schema, 0) > time.monotonic() or len(self.apart.get(schema, ())) >= MOST_APART:
                 self.desk.give_up(group)
             elif schema in self.apart:
                 self.apart[schema].append((group, addresses))
