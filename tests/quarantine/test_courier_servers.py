@@ -188,14 +188,7 @@ def test_dead_name_servers_of_one_customer_stall_nobody_else(sink, acme_committe
 
 
 def test_a_name_is_tried_at_each_of_its_addresses(sink, acme_committed, tmp_path, monkeypatch):
-    ask = socket.getaddrinfo
-
-    def find(host, port, **kwargs):
-        hosts = ("127.0.0.9", "127.0.0.1") if host == "mx.alpha.test" else (host,)
-        return [found for address in hosts for found in ask(address, port, **kwargs)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", find)
-    MailDomain.objects.filter(name="alpha.test").update(server_host="mx.alpha.test")
+    give_addresses(monkeypatch, "127.0.0.9", "127.0.0.1")
     send_off(BOB)
     with running_courier(tmp_path):
         sink.wait(1)
@@ -241,15 +234,15 @@ def second(sink, two_addresses):
 
 @pytest.fixture
 def two_addresses(sink, monkeypatch):
-    give_two_addresses(monkeypatch)
+    give_addresses(monkeypatch, "127.0.0.1", "127.0.0.2")
 
 
-def give_two_addresses(monkeypatch) -> None:
-    """The server of alpha.test has a name, and that has two addresses."""
+def give_addresses(monkeypatch, *addresses: str) -> None:
+    """The server of alpha.test has a name, and that has these addresses."""
     ask = socket.getaddrinfo
 
     def find(host, port, **kwargs):
-        hosts = ("127.0.0.1", "127.0.0.2") if host == "mx.alpha.test" else (host,)
+        hosts = addresses if host == "mx.alpha.test" else (host,)
         return [found for address in hosts for found in ask(address, port, **kwargs)]
 
     monkeypatch.setattr(socket, "getaddrinfo", find)
@@ -285,7 +278,7 @@ def test_the_trace_says_of_whom_a_server_away_was_not_asked(committed, acme_comm
     with Sink() as gone:
         port = gone.port
         route(gone)
-        give_two_addresses(monkeypatch)
+        give_addresses(monkeypatch, "127.0.0.1", "127.0.0.2")
     send_off(BOB)
     server_ = f"mx.alpha.test:{port}"
     before = read_count("not_tried")
