@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from django.contrib.postgres.indexes import HashIndex
 from django.db import models
+from django.db.models import Case, When
 from django.db.models.functions import Lower, Now
 
 from portal.tenants.people.models import Mailbox
@@ -33,6 +34,10 @@ class State(models.TextChoices):
     UNFINISHED = "unfinished", "Not taken yet: the sender was told, or has, to try again"
 
 
+LISTED = [State.QUARANTINED, State.HELD, State.RELEASING, State.RELEASED]  # states with lists of their own
+UNTAKEN = "untaken"  # `Recipient.listed` of what is refused or unfinished
+
+
 class Category(models.TextChoices):
     """Mirrors filtering.verdict.Category (a test holds them together)."""
 
@@ -48,9 +53,9 @@ class Category(models.TextChoices):
 class Message(models.Model):
     """One SMTP transaction that was accepted or refused, or one mail of our own making."""
 
-    trace_id = models.CharField(max_length=20, unique=True)
+    trace_id = models.CharField(max_length=20)
     kind = models.CharField(max_length=10, choices=MessageKind.choices, default=MessageKind.MAIL, db_default="mail")
-    received_at = models.DateTimeField(db_index=True)
+    received_at = models.DateTimeField()
     client_ip = models.GenericIPAddressField(null=True)
     ptr_status = models.CharField(max_length=12, blank=True, default="", db_default="")
     ptr_name = models.CharField(max_length=255, blank=True, default="", db_default="")
@@ -69,6 +74,7 @@ class Message(models.Model):
     replies = models.JSONField(default=list, db_default=[])
 
     class Meta:
+        constraints: ClassVar = [models.UniqueConstraint(fields=["trace_id"], name="message_trace_id")]
         indexes: ClassVar = [
             models.Index(Lower("sender"), models.F("received_at").desc(), name="message_sender"),
             models.Index(fields=["client_ip", "-received_at"], name="message_client"),
@@ -113,34 +119,33 @@ class Recipient(models.Model):
     reply = models.CharField(max_length=600, blank=True, default="", db_default="")  # last SMTP reply, given or got
     cause = models.CharField(max_length=24, blank=True, default="", db_default="")  # of a refusal or deferral of ours
     attempts = models.PositiveIntegerField(default=0, db_default=0)
+    # By which list it is found, if by any. No index looks at `state` itself, so that a delivery, which is most of what
+    # happens to rows, writes to none of them (PostgreSQL's heap-only update).
+    listed = models.GeneratedField(
+        expression=Case(
+            When(state__in=LISTED, then=models.F("state")),
+            When(state__in=[State.REFUSED, State.UNFINISHED], then=models.Value(UNTAKEN)),
+        ),
+        output_field=models.CharField(max_length=12, null=True),
+        db_persist=True,
+    )
 
     class Meta:
         indexes: ClassVar = [
             models.Index(
-                fields=["mailbox", "-received_at", "-id"],
-                name="recipient_held_mailbox",
-                condition=models.Q(state="quarantined"),
+                fields=["listed", "mailbox", "-received_at", "-id"],
+                name="recipient_listed_mailbox",
+                condition=models.Q(listed__in=LISTED),
             ),
             models.Index(
-                fields=["domain_id", "-received_at", "-id"],
-                name="recipient_held_domain",
-                condition=models.Q(state="quarantined"),
+                fields=["listed", "domain_id", "-received_at", "-id"],
+                name="recipient_listed_domain",
+                condition=models.Q(listed__in=LISTED),
             ),
             models.Index(
-                fields=["-received_at", "-id"], name="recipient_held_all", condition=models.Q(state="quarantined")
-            ),
-            models.Index(
-                fields=["domain_id", "changed_at"], name="recipient_refused_domain", condition=models.Q(state="held")
-            ),
-            models.Index(
-                fields=["domain_id", "received_at"],
-                name="recipient_released_domain",
-                condition=models.Q(state="released"),
-            ),
-            models.Index(
-                fields=["-received_at", "-id"],
-                name="recipient_untaken",
-                condition=models.Q(state__in=["refused", "unfinished"]),
+                fields=["listed", "-received_at", "-id"],
+                name="recipient_listed_all",
+                condition=models.Q(listed__isnull=False),
             ),
             models.Index(fields=["mailbox", "-received_at", "-id"], name="recipient_mailbox"),
             models.Index(fields=["domain_id", "-received_at", "-id"], name="recipient_domain"),
@@ -158,10 +163,15 @@ class Recipient(models.Model):
 
 
 class Event(models.Model):
-    """A line of the trace."""
+    """A line of the trace. The database need not check that its row is there: whoever writes one has just written that
+    row, or holds it, or (where a message was sent again) means one of the last day. Retention, which alone deletes
+    rows, and only after 90 days, deletes their lines first.
+    """
 
-    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="events")
-    recipient = models.ForeignKey(Recipient, on_delete=models.CASCADE, null=True, related_name="events")
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="events", db_constraint=False)
+    recipient = models.ForeignKey(
+        Recipient, on_delete=models.DO_NOTHING, null=True, related_name="events", db_constraint=False, db_index=False
+    )
     at = models.DateTimeField(db_default=Now())
     kind = models.CharField(max_length=20)  # refused, accepted, held, delivered, deferred, released, deleted, ...
     text = models.CharField(max_length=1000, blank=True, default="", db_default="")

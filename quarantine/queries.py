@@ -36,7 +36,7 @@ def visible_to(user: User) -> QuerySet[Recipient]:
     if not user.is_active:
         return rows.none()
     if user.is_provider_admin:
-        return rows  # index recipient_held_all, recipient_all
+        return rows  # index recipient_listed_all, recipient_all
     domains = list(user.administered.values_list("domain_id", flat=True))
     own = user.mailboxes.exclude(domain_id__in=domains).values_list("pk", flat=True)
     return rows.filter(_any_of(domains, list(own)))
@@ -47,13 +47,13 @@ def _any_of(domains: list[int], mailboxes: list[int]) -> Q:
     if domains and mailboxes:
         return Q(domain_id__in=domains) | Q(mailbox_id__in=mailboxes)
     if domains:
-        return Q(domain_id__in=domains)  # index recipient_held_domain, recipient_domain
-    return Q(mailbox_id__in=mailboxes)  # index recipient_held_mailbox, recipient_mailbox; no mailbox: no row
+        return Q(domain_id__in=domains)  # index recipient_listed_domain, recipient_domain
+    return Q(mailbox_id__in=mailboxes)  # index recipient_listed_mailbox, recipient_mailbox; no mailbox: no row
 
 
 def held(recipients: QuerySet[Recipient]) -> QuerySet[Recipient]:
     """Those in quarantine. (What the customer's server refused has the state `held`: see `refused_by_server`.)"""
-    return recipients.filter(state=State.QUARANTINED)
+    return recipients.filter(listed=State.QUARANTINED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def count_unverified(domain: MailDomain) -> Unverified:
 
 def refused_by_server(recipients: QuerySet[Recipient]) -> QuerySet[Recipient]:
     """Those that the customer's server refused for good, and that somebody must look at."""
-    return recipients.filter(state=State.HELD)  # index recipient_refused_domain
+    return recipients.filter(listed=State.HELD)
 
 
 def search(

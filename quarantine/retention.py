@@ -25,7 +25,7 @@ from django.utils import timezone
 from portal.tenants.database import get_schema
 from portal.tenants.models import MailDomain
 from quarantine.content import DROP_CONTENT, LOCK_CONTENT, NEEDING
-from quarantine.models import Message, Recipient, State
+from quarantine.models import UNTAKEN, Event, Message, Recipient, State
 from quarantine.platform.models import HourlyCount, Receipt, Unrouted
 
 BATCH = 1000  # rows a transaction: short locks, whatever has piled up
@@ -33,7 +33,6 @@ DEFAULT_DAYS = 30  # for mail of a domain that is no longer there
 UNTAKEN_DAYS = 90
 COUNT_DAYS = 400
 RECEIPT_HOURS = 1
-UNTAKEN = (State.REFUSED, State.UNFINISHED)
 TABLES = {"content": "quarantine_content", "recipient": "quarantine_recipient"}
 
 EXPIRE = """
@@ -47,10 +46,10 @@ traced AS (
 )
 SELECT message_id FROM changed
 """
-# Content outlives its rows' need only where a row was released: index recipient_released_domain.
+# Content outlives its rows' need only where a row was released: index recipient_listed_domain.
 FIND_OUTLIVED = """
 SELECT released.message_id FROM quarantine_recipient released
-WHERE released.state = 'released' AND released.received_at < %(before)s AND {domain}
+WHERE released.listed = 'released' AND released.received_at < %(before)s AND {domain}
 AND EXISTS (SELECT 1 FROM quarantine_content c WHERE c.message_id = released.message_id)
 AND {unneeded} LIMIT %(batch)s
 """
@@ -83,25 +82,28 @@ def expire_held() -> int:
 
 
 def _expire(domain: Q, days: int) -> int:
-    """Both kinds of held mail of one domain: indexes recipient_held_domain and recipient_refused_domain."""
+    """Both kinds of held mail of one domain, the oldest first; what was refused lately is passed over. Index
+    recipient_listed_domain (of no domain: recipient_listed_all).
+    """
     before = timezone.now() - timedelta(days=days)
-    return _expire_all(domain & Q(state=State.QUARANTINED, received_at__lt=before), "received_at", days) + _expire_all(
-        domain & Q(state=State.HELD, changed_at__lt=before), "changed_at", days
+    old = domain & Q(received_at__lt=before)
+    return _expire_all(old & Q(listed=State.QUARANTINED), days) + _expire_all(
+        old & Q(listed=State.HELD, changed_at__lt=before), days
     )
 
 
-def _expire_all(which: Q, order: str, days: int) -> int:
+def _expire_all(which: Q, days: int) -> int:
     total = 0
     while True:
-        found = _expire_batch(which, order, f"kept for {days} days")
+        found = _expire_batch(which, f"kept for {days} days")
         total += found
         if found < BATCH:
             return total
 
 
-def _expire_batch(which: Q, order: str, text: str) -> int:
+def _expire_batch(which: Q, text: str) -> int:
     with transaction.atomic(), connection.cursor() as cursor:
-        rows = Recipient.objects.select_for_update(skip_locked=True).filter(which).order_by(order)
+        rows = Recipient.objects.select_for_update(skip_locked=True).filter(which).order_by("received_at")
         ids = list(rows.values_list("pk", flat=True)[:BATCH])
         cursor.execute(EXPIRE, [ids, text])
         messages = [row[0] for row in cursor.fetchall()]
@@ -152,7 +154,7 @@ def get_days() -> dict[int, int]:
 def forget_untaken() -> int:
     """Forget who was refused or left unfinished 90 days ago, in the schema we are in; returns how many recipients.
 
-    A transaction that was taken for nobody goes whole. Index recipient_untaken.
+    A transaction that was taken for nobody goes whole. Index recipient_listed_all.
     """
     before = timezone.now() - timedelta(days=UNTAKEN_DAYS)
     return _repeat(lambda: _forget_untaken_batch(before))
@@ -160,8 +162,9 @@ def forget_untaken() -> int:
 
 def _forget_untaken_batch(before: datetime) -> int:
     with transaction.atomic():
-        old = Recipient.objects.filter(state__in=UNTAKEN, received_at__lt=before).order_by("received_at", "pk")
+        old = Recipient.objects.filter(listed=UNTAKEN, received_at__lt=before).order_by("received_at", "pk")
         rows = dict(old.select_for_update(skip_locked=True).values_list("pk", "message_id")[:BATCH])
+        Event.objects.filter(message__in=set(rows.values()), recipient__in=rows).delete()
         Recipient.objects.filter(pk__in=rows).delete()
         Message.objects.filter(pk__in=set(rows.values()), recipients=None, content=None).delete()
     return len(rows)

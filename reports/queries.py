@@ -23,7 +23,7 @@ LISTED = 100  # items with a line of their own in one report
 LATE = timedelta(hours=1)  # the longest time from a message's received_at to the commit that shows it
 
 # `asked` is one row a report; `tail` holds what the report before saw of the hour before `since`.
-# One statement, so that the total and the list are of one snapshot. Index: recipient_held_mailbox.
+# One statement, so that the total and the list are of one snapshot. Index: recipient_listed_mailbox.
 _HELD = """
 SELECT asked.key, asked.since, seen.total, seen.tail, listed.ids
 FROM asked
@@ -31,13 +31,13 @@ CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE r.received_at >= asked.since OR r.id <> ALL (asked.tail)) AS total,
            coalesce(array_agg(r.id) FILTER (WHERE r.received_at >= %(until)s - %(late)s), '{}') AS tail
     FROM quarantine_recipient r
-    WHERE r.mailbox_id = asked.mailbox_id AND r.state = 'quarantined'
+    WHERE r.mailbox_id = asked.mailbox_id AND r.listed = 'quarantined'
       AND r.received_at >= asked.since - asked.late AND r.received_at < %(until)s
 ) seen
 CROSS JOIN LATERAL (
     SELECT ARRAY(
         SELECT r.id FROM quarantine_recipient r
-        WHERE r.mailbox_id = asked.mailbox_id AND r.state = 'quarantined'
+        WHERE r.mailbox_id = asked.mailbox_id AND r.listed = 'quarantined'
           AND r.received_at >= asked.since - asked.late AND r.received_at < %(until)s
           AND (r.received_at >= asked.since OR r.id <> ALL (asked.tail))
         ORDER BY r.received_at DESC, r.id DESC LIMIT %(listed)s

@@ -46,7 +46,7 @@ def release_rows(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
     user, viruses = get_user(request), 0
     if not user.is_provider_admin:
         barred = Q(category=Category.VIRUS) & ~Q(domain_id__in=list(list_domains(user).values_list("pk", flat=True)))
-        viruses = rows.filter(barred, state__in=RELEASABLE).count()
+        viruses = rows.filter(barred, listed__in=RELEASABLE).count()
         rows = rows.exclude(barred)
     done = _in_batches(release, rows, by=user.email)
     left = f" {viruses} with a virus stayed here: only an admin can release {_them(viruses)}." if viruses else ""
@@ -72,7 +72,7 @@ def _in_batches(change: Change, rows: QuerySet[Recipient], *, by: str) -> int:
 
 
 def count_deletable(rows: QuerySet[Recipient], limit: int = 1000) -> int:
-    return rows.filter(state__in=DELETABLE).order_by()[:limit].count()
+    return rows.filter(listed__in=DELETABLE).order_by()[:limit].count()
 
 
 def allow_senders(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:

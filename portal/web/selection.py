@@ -19,7 +19,7 @@ from portal.tenants.people.models import Mailbox, User
 from portal.web.permissions import list_domains, list_mailboxes, visible_to
 from quarantine.models import Category, Recipient, State
 from quarantine.outcomes import Outcome
-from quarantine.queries import held, search
+from quarantine.queries import search
 
 MAX_IDS = 1000  # of one form; more is chosen by "all that match"
 MAX_TRAIL = 20  # pages that "Newer" leads back through
@@ -65,10 +65,8 @@ class ListFilter:
             rows = rows.filter(mailbox=self.mailbox)
         if self.domain:
             rows = rows.filter(domain_id=self.domain.pk)
-        if self.show == "held":
-            rows = held(rows)
-        elif states := SHOWN[self.show][1]:
-            rows = rows.filter(state__in=states)
+        if states := SHOWN[self.show][1]:
+            rows = rows.filter(listed__in=states)
         return search(rows, text=self.text, category=self.category)
 
     def to_query(self, **more: str) -> str:

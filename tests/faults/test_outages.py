@@ -230,7 +230,8 @@ MIGRATIONS = {
     "add": "ALTER TABLE {} ADD COLUMN later integer",
     "default": "ALTER TABLE {} ADD COLUMN soon integer NOT NULL DEFAULT 1",
     "index": "CREATE INDEX ON {} ((1))",
-    "drop": "ALTER TABLE {} DROP COLUMN later, DROP COLUMN soon",
+    "generated": "ALTER TABLE {} ADD COLUMN made integer GENERATED ALWAYS AS (1) STORED",
+    "drop": "ALTER TABLE {} DROP COLUMN later, DROP COLUMN soon, DROP COLUMN made",
 }
 
 

@@ -4,6 +4,7 @@ import hashlib
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
@@ -325,3 +326,21 @@ def test_an_address_cannot_smuggle_a_command(sink, acme_committed, tmp_path):
         wait_until(lambda: not DeliveryJob.objects.exists())
     assert [message.recipients for message in sink.messages] == [['<"bo b"@alpha.test>']]
     assert Recipient.objects.filter(state=State.HELD, reply__startswith="553 5.1.3").count() == 3
+
+
+def test_a_delivery_writes_to_no_index(sink, acme_committed, tmp_path):
+    """The row's new version stands beside the old one (PostgreSQL's heap-only update)."""
+    updates = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables"
+    updates += " WHERE schemaname = 'sp_acme' AND relname = 'quarantine_recipient'"
+
+    def count_updates() -> list[int]:
+        with connection.cursor() as cursor:
+            cursor.execute(updates)
+            return list(cursor.fetchone())
+
+    before = count_updates()
+    send_off(BOB)
+    with running_courier(tmp_path):
+        wait_for_state(State.DELIVERED)
+    wait_until(lambda: count_updates()[0] > before[0])
+    assert count_updates() == [count + 1 for count in before]

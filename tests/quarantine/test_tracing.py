@@ -303,7 +303,7 @@ def many(acme):
 
 LARGE = ("quarantine_message", "quarantine_recipient", "platform_unrouted")
 SEARCHES = {
-    "trace id": (Wanted(trace_id="T0000000000000000777"), "quarantine_message_trace_id"),
+    "trace id": (Wanted(trace_id="T0000000000000000777"), "message_trace_id"),
     "Message-ID": (Wanted(message_id="<777@far.test>"), "message_message_id"),
     "sender": (Wanted(sender="s777@far.test"), "message_sender"),
     "recipient": (Wanted(recipient="bob+72@alpha.test"), "recipient_address"),

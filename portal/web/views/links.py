@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from portal.tenants.database import get_schema
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import User
-from quarantine.models import State
+from quarantine.models import Event, State
 from quarantine.queries import visible_to
 from reports import links, wording
 from reports.links import CodeAnswer
@@ -137,8 +137,10 @@ def show_item(request: HttpRequest, link: DigestLink, *, error: str = "") -> Htt
 
 def find_release(link: DigestLink) -> datetime:
     """When the item was released last, by whomever."""
-    event = link.recipient.events.filter(kind="releasing").order_by("-at").first()
-    return event.at if event else link.recipient.changed_at
+    row = link.recipient
+    events = Event.objects.filter(message=row.message_id, recipient=row, kind="releasing")
+    event = events.order_by("-at").first()
+    return event.at if event else row.changed_at
 
 
 def find_visitor(request: HttpRequest, link: DigestLink) -> Visitor | None:

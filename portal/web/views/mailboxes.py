@@ -66,7 +66,7 @@ def find_mailboxes(rows: QuerySet[Mailbox], *, text: str, domain: MailDomain | N
 
 
 def count_held(rows: QuerySet[Mailbox]) -> QuerySet[Mailbox]:
-    """Each with how many messages it holds, counted up to COUNTED. Index: recipient_held_mailbox."""
+    """Each with how many messages it holds, counted up to COUNTED. Index: recipient_listed_mailbox."""
     one = held(Recipient.objects.filter(mailbox=OuterRef("pk"))).order_by().values("pk")[:COUNTED]
     return rows.annotate(held=Func(ArraySubquery(one), function="cardinality", output_field=IntegerField()))
 

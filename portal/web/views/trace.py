@@ -31,9 +31,9 @@ from portal.web.permissions import (
 )
 from portal.web.words import PTR, explain
 from quarantine.causes import name_cause
-from quarantine.models import Event, Message, Recipient
+from quarantine.models import UNTAKEN, Event, Message, Recipient
 from quarantine.outcomes import name_event, name_outcome
-from quarantine.retention import UNTAKEN, UNTAKEN_DAYS
+from quarantine.retention import UNTAKEN_DAYS
 from quarantine.tracing import Found, Wanted, describe, find_page, list_ways
 
 LISTED = 50
@@ -112,7 +112,7 @@ def history(request: HttpRequest, row: Recipient) -> HttpResponse:
         "replies": list_replies(user, row.message, [row.address, *same.values_list("address", flat=True)]),
         "events": [(name_event(event, row), event) for event in events[:MAX_EVENTS]],
         "others": same.order_by("address", "pk")[:MAX_OTHERS],
-        "was_taken": row.state not in UNTAKEN,
+        "was_taken": row.listed != UNTAKEN,
         "has_no_name": row.cause == "reverse_dns",
         "may_except": row.cause == "reverse_dns" and looks_after(user, row.domain_id),
         "days": UNTAKEN_DAYS,
