@@ -109,8 +109,6 @@ Record = Filing | Unrouted | Count
 Statement = tuple[Query, dict[str, Any]]
 Hour = tuple[datetime, str, int, str, str]  # hour, schema, domain, kind, cause
 
-# A transaction whose recipients were refused one by one before has its row already: later news replaces the older, but
-# never a message, nor what was said at the end of one.
 # `first` has a row where the same message is on record: then nothing is stored but an event that says so.
 FILE = """
 WITH {first}, message AS (
@@ -120,44 +118,66 @@ WITH {first}, message AS (
     SELECT %(trace_id)s, %(received_at)s, %(client_ip)s::inet, %(ptr_status)s, %(ptr_name)s, %(ptr_milliseconds)s,
            %(helo)s, %(tls)s, %(sender)s, %(size)s, %(sha256)b, %(header_from)s, %(subject)s, %(message_id)s,
            %(evidence)s::jsonb, %(policy_release)s, %(replies)s::jsonb
-    WHERE NOT EXISTS (SELECT FROM first)
-    ON CONFLICT (trace_id) DO UPDATE SET
-        received_at = excluded.received_at, size = excluded.size, sha256 = excluded.sha256,
-        header_from = excluded.header_from, subject = excluded.subject, message_id = excluded.message_id,
-        evidence = excluded.evidence, policy_release = greatest(m.policy_release, excluded.policy_release),
-        replies = CASE WHEN m.replies->-1->>0 = %(end)s THEN m.replies ELSE excluded.replies END
-    WHERE m.sha256 IS NULL
+    {unless_known}
     RETURNING id
 ), content AS (
     INSERT INTO {schema}.quarantine_content (message_id, codec, data)
     SELECT id, %(codec)s::smallint, %(data)b FROM message WHERE %(codec)s::smallint IS NOT NULL
-), outcome AS (
-    SELECT * FROM jsonb_to_recordset(%(outcomes)s::jsonb) AS o (
-        address text, mailbox_id bigint, domain_id bigint, state text, action text, category text, score float8,
-        findings jsonb, reply text, cause text, event text, text text)
-), recipient AS (
+), {with_outcomes}recipient AS (
     INSERT INTO {schema}.quarantine_recipient
         (message_id, address, mailbox_id, domain_id, received_at, state, action, category, score, findings,
          policy_release, reply, cause)
-    SELECT message.id, o.address,
-           coalesce(o.mailbox_id, (SELECT id FROM {schema}.people_mailbox WHERE address = lower(o.address))),
-           o.domain_id, %(received_at)s, o.state, o.action, o.category, o.score,
+    SELECT message.id, o.address, {mailbox}, o.domain_id, %(received_at)s, o.state, o.action, o.category, o.score,
            o.findings, %(policy_release)s, o.reply, o.cause
-    FROM message, outcome o
+    FROM message, {outcome} o
     RETURNING id, message_id, address, domain_id, state
 ), job AS (
     INSERT INTO public.platform_deliveryjob (schema, recipient_id, domain_id, lane)
     SELECT {name}, id, domain_id, 'mail' FROM recipient WHERE state = 'delivering'
 ), traced AS (
     INSERT INTO {schema}.quarantine_event (message_id, recipient_id, kind, text)
-    SELECT r.message_id, r.id, o.event, o.text FROM recipient r JOIN outcome o USING (address)
-), again AS (
-    INSERT INTO {schema}.quarantine_event (message_id, kind, text)
-    SELECT m.id, %(known)s, %(known_text)s FROM {schema}.quarantine_message m JOIN first USING (trace_id)
+    SELECT r.message_id, r.id, o.event, o.text FROM recipient r JOIN {outcome} o USING (address)
+    UNION ALL
+    SELECT m.id, NULL, %(known)s, %(known_text)s FROM {schema}.quarantine_message m JOIN first USING (trace_id)
     WHERE m.sha256 IS NOT NULL
 )
 SELECT trace_id FROM first
 """
+# A transaction whose recipients were refused one by one before has its row already: later news replaces the older, but
+# never a message, nor what was said at the end of one.
+NEWS = """WHERE NOT EXISTS (SELECT FROM first)
+    ON CONFLICT (trace_id) DO UPDATE SET
+        received_at = excluded.received_at, size = excluded.size, sha256 = excluded.sha256,
+        header_from = excluded.header_from, subject = excluded.subject, message_id = excluded.message_id,
+        evidence = excluded.evidence, policy_release = greatest(m.policy_release, excluded.policy_release),
+        replies = CASE WHEN m.replies->-1->>0 = %(end)s THEN m.replies ELSE excluded.replies END
+    WHERE m.sha256 IS NULL"""
+WITH_OUTCOMES = """outcome AS (
+    SELECT * FROM jsonb_to_recordset(%(outcomes)s::jsonb) AS o (
+        address text, mailbox_id bigint, domain_id bigint, state text, action text, category text, score float8,
+        findings jsonb, reply text, cause text, event text, text text)
+), """
+MAILBOX = "coalesce(o.mailbox_id, (SELECT id FROM {schema}.people_mailbox WHERE address = lower(o.address)))"
+# Nearly all mail is for one known mailbox, and of a transaction that has no row yet. With a thousand providers, each
+# with a plan of its own, what a plan contains is what a message costs.
+OUTCOME = """(
+    SELECT %(address)s::text AS address, %(mailbox_id)s::bigint AS mailbox_id, %(domain_id)s::bigint AS domain_id,
+           %(state)s::text AS state, %(action)s::text AS action, %(category)s::text AS category,
+           %(score)s::float8 AS score, %(findings)s::jsonb AS findings, %(reply)s::text AS reply,
+           %(cause)s::text AS cause, %(event)s::text AS event, %(text)s::text AS text
+)"""
+FILE_MANY = (
+    FILE.replace("{unless_known}", NEWS)
+    .replace("{with_outcomes}", WITH_OUTCOMES)
+    .replace("{outcome}", "outcome")
+    .replace("{mailbox}", MAILBOX)
+)
+FILE_ONE = (
+    FILE.replace("{unless_known}", "FROM receipt WHERE receipt.trace_id = %(trace_id)s")
+    .replace("{with_outcomes}", "")
+    .replace("{outcome}", OUTCOME)
+    .replace("{mailbox}", "o.mailbox_id")
+)
 # The conflicting row is written anew so that RETURNING sees it also where it was committed only just now. What is to be
 # known for longer (REMEMBER) is so until it comes again: its sender has a 250 then, and the usual ten minutes.
 FIRST = """
@@ -221,9 +241,9 @@ END_OF_DATA = "end of data"  # what is answered then is called so among the repl
 
 
 @cache
-def get_file_statement(schema: str, first: str) -> Query:
+def get_file_statement(schema: str, file: str, first: str) -> Query:
     names = {"schema": sql.Identifier(schema), "name": sql.Literal(schema)}
-    composed = sql.SQL(FILE).format(**names, first=sql.SQL(first).format(**names))
+    composed = sql.SQL(file).format(**names, first=sql.SQL(first).format(**names))
     return Query.from_text(composed.as_bytes(None))  # once, and not for each message
 
 
@@ -252,20 +272,36 @@ def make_statement(record: Filing | Unrouted) -> Statement:
         "message_id": clean(content.message_id, 998),
         "evidence": dump_json(record.evidence.to_json()),
         "policy_release": max((outcome.verdict.policy_release for outcome in outcomes), default=0),
-        "outcomes": dump_json(list(map(describe_outcome, outcomes))),
         "replies": dump_json(told),
         "end": END_OF_DATA,
         "known": "sent_again",
         "known_text": AGAIN,
     }
+    if record.receipt and _is_plain(record):
+        values |= describe_outcome(outcomes[0])
+        values |= {"findings": dump_json(values["findings"]), "receipt": record.receipt}
+        return get_file_statement(record.schema, FILE_ONE, FIRST), values | {"receipt_seconds": RECEIPT_SECONDS}
+    values["outcomes"] = dump_json(list(map(describe_outcome, outcomes)))
     if record.sha256 is None:
         reply = told[-1][1] if told else ""
         values |= {"known": "deferred", "known_text": clean(f"{reply} [{UNHEARD}]", 1000)}
-        return get_file_statement(record.schema, FIRST_OF_NOTE), values
+        return get_file_statement(record.schema, FILE_MANY, FIRST_OF_NOTE), values
     if record.receipt is None:
-        return get_file_statement(record.schema, NO_FIRST), values
+        return get_file_statement(record.schema, FILE_MANY, NO_FIRST), values
     values |= {"receipt": record.receipt, "receipt_seconds": RECEIPT_SECONDS}
-    return get_file_statement(record.schema, FIRST), values
+    return get_file_statement(record.schema, FILE_MANY, FIRST), values
+
+
+def _is_plain(record: Filing) -> bool:
+    """Whether it is for one known mailbox, and no recipient of the provider was refused or put off before: else the
+    transaction has a row already.
+
+    It also has one where this comes so late that it was noted as put off. Then the unique index refuses it, as it
+    should: its sender was told to come again, under another trace id.
+    """
+    said = [reply for whose, _, reply in record.transaction.said if whose == record.schema]
+    is_first = len(record.transaction.said) < MAX_REPLIES and all(reply.startswith("2") for reply in said)
+    return is_first and len(record.outcomes) == 1 and record.outcomes[0].mailbox_id is not None
 
 
 def list_hours(record: Record, *, again: bool = False) -> Iterator[tuple[Hour, int]]:
@@ -330,7 +366,7 @@ def _describe(transaction: Transaction) -> dict[str, Any]:
 def describe_outcome(outcome: Outcome) -> dict[str, Any]:
     """An outcome by the names of the statement's columns."""
     return {
-        "address": outcome.address[:320],
+        "address": clean(outcome.address, 320),
         "mailbox_id": outcome.mailbox_id,
         "domain_id": outcome.domain_id,
         "state": outcome.state.value,
@@ -338,10 +374,10 @@ def describe_outcome(outcome: Outcome) -> dict[str, Any]:
         "category": outcome.verdict.category.value,
         "score": outcome.verdict.score,
         "findings": list(map(describe_finding, outcome.verdict.findings)),
-        "reply": outcome.reply[:600],
+        "reply": clean(outcome.reply, 600),
         "cause": outcome.cause,
         "event": outcome.event,
-        "text": outcome.text[:1000],
+        "text": clean(outcome.text, 1000),
     }
 
 

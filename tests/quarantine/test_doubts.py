@@ -21,6 +21,7 @@ from quarantine.outcomes import name_event
 from quarantine.platform.models import Receipt
 from quarantine.records import UNHEARD, Filing
 from quarantine.store import Store, StoreUnavailableError
+from quarantine.trace_id import make_trace_id
 from tests.quarantine.gateways import RunningGateway, run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN
 from tests.quarantine.test_gateway_session import MAIL, RCPT, TEMPORARY
@@ -161,19 +162,38 @@ def test_each_provider_has_on_record_once_what_was_told(monkeypatch):
             assert Recipient.objects.get().state == state
 
 
-def test_a_commit_that_ends_after_the_note_of_it_does_not_say_that_the_client_had_a_250():
+def make_late(*addresses: str) -> tuple[Filing, Filing]:
+    """A message whose commit hangs, and the note that it was put off."""
+
     def tell(filing: Filing, reply: str) -> Filing:
         return replace(filing, transaction=replace(filing.transaction, said=(("", "end of data", reply),)))
 
-    first = tell(make_same(), "250 2.0.0 Ok")
-    unfinished = replace(first.outcomes[0], state=State.UNFINISHED, event="deferred", reply=TEMPORARY)
-    note = replace(tell(first, TEMPORARY), outcomes=(unfinished,), sha256=None, stored=None, receipt=None)
-    assert keep(note) == keep(first) == [None]
+    message = make_same()
+    outcomes = tuple(replace(message.outcomes[0], address=address) for address in addresses)
+    message = tell(replace(message, outcomes=outcomes), "250 2.0.0 Ok")
+    unfinished = tuple(replace(one, state=State.UNFINISHED, event="deferred", reply=TEMPORARY) for one in outcomes)
+    return message, replace(tell(message, TEMPORARY), outcomes=unfinished, sha256=None, stored=None, receipt=None)
+
+
+def test_a_message_that_is_written_after_the_note_that_it_was_put_off_is_not_taken():
+    message, note = make_late("bob@alpha.test")
+    assert keep(note) == [None]
+    with pytest.raises(StoreUnavailableError):
+        keep(message)
+    again = replace(message, transaction=replace(message.transaction, trace_id=make_trace_id()))
+    assert keep(again) == [None]
+    assert count()[0] == 2
+    assert [kind for kind, _ in list_events()] == ["deferred", "accepted"]
+
+
+def test_a_commit_that_ends_after_the_note_of_it_does_not_say_that_the_client_had_a_250():
+    message, note = make_late("bob@alpha.test", "carol@alpha.test")
+    assert keep(note) == keep(message) == [None]
     with schema_context("sp_acme"):
         assert Message.objects.get().replies == [["end of data", TEMPORARY]]
-        assert Message.objects.get().size == first.size
+        assert Message.objects.get().size == message.size
     assert count()[2] == 1
-    assert [kind for kind, _ in list_events()] == ["deferred", "accepted"]
+    assert [kind for kind, _ in list_events()] == ["deferred", "deferred", "accepted", "accepted"]
 
 
 def test_a_note_that_is_written_twice_is_there_once(monkeypatch):
