@@ -11,12 +11,11 @@ from portal.tenants.database import Pool
 from quarantine.content import ContentDamagedError, ContentGoneError, restore
 from quarantine.delivery import rows
 from quarantine.delivery.outcome import Job
-from quarantine.delivery.rows import Row
+from quarantine.delivery.rows import SMALL, Row
 from quarantine.delivery.smtp import Envelope
 from quarantine.delivery.wire import Mark, Origin, encode, make_head
 
 MAX_RECIPIENTS = 100  # what every server takes in a transaction (RFC 5321 4.5.3.1.8)
-SMALL = 65536  # octets: loaded many at a time, encoded on the event loop
 
 
 @dataclass(slots=True)
@@ -44,6 +43,7 @@ class Letter:
 
     @property
     def is_small(self) -> bool:
+        """Whether it is loaded with others, and encoded on the event loop."""
         return self.message.size <= SMALL
 
 
@@ -61,13 +61,14 @@ def make_letters(schema: str, jobs: list[Job], found: dict[int, Row]) -> list[Le
     for group in groups.values():
         for start in range(0, len(group), MAX_RECIPIENTS):
             part = group[start : start + MAX_RECIPIENTS]
-            letters.append(Letter(schema, part, [found[job.recipient_id] for job in part]))
+            rows_of_part = [found[job.recipient_id] for job in part]
+            letters.append(Letter(schema, part, rows_of_part, rows_of_part[0].stored))
     return letters
 
 
 async def load_small(pool: Pool, letters: list[Letter]) -> None:
-    """Load the content of the small ones, in one round trip."""
-    small = [letter for letter in letters if letter.is_small]
+    """Load the content of the small ones that came without it, in one round trip."""
+    small = [letter for letter in letters if letter.is_small and letter.stored is None]
     if not small:
         return
     wanted: dict[str, set[int]] = defaultdict(set)

@@ -87,21 +87,20 @@ UPDATE public.platform_deliveryjob j SET due_at = now() + make_interval(secs => 
     claimed_until = NULL, claimed_by = ''
 FROM unnest(%s::bigint[], %s::float8[]) AS o(id, pause) WHERE j.id = o.id AND j.claimed_by = %s RETURNING j.id
 """
+SMALL = 65_536  # octets of a message that is loaded with others
+FEW = 4  # rows of a provider that come with their content; more could bring the same one many times
 LOAD = """
 SELECT r.id, r.message_id, r.address, r.action, r.category, r.score, m.trace_id, m.kind, m.received_at,
-    coalesce(host(m.client_ip), ''), m.ptr_name, m.helo, m.tls, m.sender, m.size, m.sha256
+    coalesce(host(m.client_ip), ''), m.ptr_name, m.helo, m.tls, m.sender, m.size, m.sha256, c.codec, c.data
 FROM {recipient} r JOIN {message} m ON m.id = r.message_id
-WHERE r.id = ANY(%s) AND r.state IN ('delivering', 'deferred', 'releasing')
+LEFT JOIN {content} c ON c.message_id = m.id AND m.size <= %(small)s AND cardinality(%(ids)s) <= %(few)s
+WHERE r.id = ANY(%(ids)s) AND r.state IN ('delivering', 'deferred', 'releasing')
 """
-LOAD_CONTENT = "SELECT message_id, codec, data FROM {content} WHERE message_id = ANY(%s)"
-# States change here only, guarded by the old ones; what was being released stays so until it is.
+LOAD_CONTENT = "SELECT message_id, codec, data FROM {content} WHERE message_id = ANY(%(ids)s)"
+# States change here only, guarded by the old ones; what was being released stays so until it is. Content that only this
+# recipient ever needed goes with it; of other messages, whether it is needed is seen under its lock (DROP_CONTENT).
 RECORD = """
-WITH outcome AS (
-    SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::timestamptz[])
-        AS o(id, result, reply, text, at)
-),
-locked AS (SELECT r.id FROM {recipient} r WHERE r.id = ANY(%s) ORDER BY r.id FOR UPDATE),
-changed AS (
+WITH {locked}changed AS (
     UPDATE {recipient} r SET
         state = CASE
             WHEN o.result = 'refused' THEN 'held'
@@ -109,18 +108,41 @@ changed AS (
             ELSE CASE r.state WHEN 'releasing' THEN 'releasing' ELSE 'deferred' END
         END,
         reply = o.reply, attempts = r.attempts + 1, changed_at = o.at
-    FROM outcome o, locked
-    WHERE r.id = o.id AND r.id = locked.id AND r.state IN ('delivering', 'deferred', 'releasing')
+    FROM {outcome} o
+    WHERE r.id = o.id{in_order} AND r.state IN ('delivering', 'deferred', 'releasing')
     RETURNING r.id, r.message_id, r.state
 ),
 traced AS (
     INSERT INTO {event} (message_id, recipient_id, at, kind, text, actor)
     SELECT c.message_id, c.id, o.at,
         CASE o.result WHEN 'later' THEN 'deferred' WHEN 'refused' THEN 'server_refused' ELSE c.state END, o.text, ''
-    FROM changed c JOIN outcome o ON o.id = c.id
+    FROM changed c JOIN {outcome} o ON o.id = c.id
+),
+dropped AS (
+    DELETE FROM {content} d
+    USING changed c LEFT JOIN {recipient} other ON other.message_id = c.message_id AND other.id <> c.id
+    WHERE d.message_id = c.message_id AND c.state = 'delivered' AND other.id IS NULL
+    RETURNING d.message_id
 )
-SELECT id, message_id, state FROM changed
+SELECT c.id, c.message_id, c.state, d.message_id IS NULL FROM changed c LEFT JOIN dropped d USING (message_id)
 """
+OUTCOMES = """(
+    SELECT * FROM unnest(%(id)s::bigint[], %(result)s::text[], %(reply)s::text[], %(text)s::text[],
+        %(at)s::timestamptz[]) AS o(id, result, reply, text, at)
+)"""
+LOCKED = """locked AS (SELECT r.id FROM {recipient} r WHERE r.id = ANY(%(id)s) ORDER BY r.id FOR UPDATE),
+"""
+OUTCOME = """(
+    SELECT %(id)s::bigint AS id, %(result)s::text AS result, %(reply)s::text AS reply, %(text)s::text AS text,
+        %(at)s::timestamptz AS at
+)"""
+RECORD_MANY = (
+    RECORD.replace("{outcome}", OUTCOMES)
+    .replace("{locked}", LOCKED)
+    .replace("{in_order}", " AND r.id IN (SELECT id FROM locked)")
+)
+# Where a thousand providers have one each, what is walked through for a row is what counts.
+RECORD_ONE = RECORD.replace("{outcome}", OUTCOME).replace("{locked}", "").replace("{in_order}", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +216,7 @@ class Row:
     sender: str
     size: int
     sha256: bytes
+    stored: tuple[int, bytes] | None = None  # codec and data, where they came along
 
 
 @lru_cache(maxsize=8192)
@@ -243,25 +266,36 @@ async def hasten(pool: Pool, domains: list[int]) -> int:
 
 
 async def load_rows(pool: Pool, recipients: Mapping[str, list[int]]) -> dict[str, dict[int, Row]]:
-    """By schema, the rows of these recipients that are still to be delivered. One round trip."""
+    """By schema, the rows of these recipients that are still to be delivered; of few in a schema, small content comes
+    along. One round trip.
+    """
+    wanted = {schema: (LOAD, {"ids": ids, "small": SMALL, "few": FEW}) for schema, ids in recipients.items()}
     async with pool.connection() as database:
-        found = await _ask_each(database, LOAD, {schema: [ids] for schema, ids in recipients.items()})
-        return {schema: {row[0]: Row(*row) for row in rows} for schema, rows in found.items()}
+        found = await _ask_each(database, wanted)
+        return {schema: {row[0]: _make_row(row) for row in rows} for schema, rows in found.items()}
+
+
+def _make_row(values: TupleRow) -> Row:
+    *told, codec, data = values
+    return Row(*(*told, None if data is None else (codec, data)))
 
 
 async def load_contents(pool: Pool, messages: Mapping[str, list[int]]) -> dict[str, dict[int, tuple[int, bytes]]]:
     """By schema, codec and stored form of each of these messages that has them. One round trip."""
     async with pool.connection() as database:
-        found = await _ask_each(database, LOAD_CONTENT, {schema: [ids] for schema, ids in messages.items()})
+        found = await _ask_each(database, {schema: (LOAD_CONTENT, {"ids": ids}) for schema, ids in messages.items()})
         return {schema: {row[0]: (row[1], row[2]) for row in rows} for schema, rows in found.items()}
 
 
 async def _ask_each(
-    database: AsyncConnection[TupleRow], statement: str, values: Mapping[str, list[Any]]
+    database: AsyncConnection[TupleRow], statements: Mapping[str, tuple[str, dict[str, Any]]]
 ) -> dict[str, list[TupleRow]]:
-    """What the statement finds in each schema, with the values for it."""
+    """What is found in each schema by its statement, with the values for it."""
     async with database.pipeline():
-        cursors = {schema: await in_schema(statement, schema).execute(database, values[schema]) for schema in values}
+        cursors = {
+            schema: await in_schema(statement, schema).execute(database, values)
+            for schema, (statement, values) in statements.items()
+        }
         return {schema: await cursor.fetchall() for schema, cursor in cursors.items()}
 
 
@@ -296,9 +330,9 @@ async def _record_states(
     database: AsyncConnection[TupleRow], by_schema: Mapping[str, list[Outcome]]
 ) -> list[tuple[Outcome, str]]:
     schemas = sorted(by_schema)  # in one order: two couriers wait for each other, and do not deadlock
-    changed = await _ask_each(database, RECORD, {schema: _list_values(by_schema[schema]) for schema in schemas})
+    changed = await _ask_each(database, {schema: _make_record(by_schema[schema]) for schema in schemas})
     finished = {
-        schema: sorted({message for _, message, state in rows if state == "delivered"})
+        schema: sorted({message for _, message, state, is_kept in rows if is_kept and state == "delivered"})
         for schema, rows in changed.items()
     }
     async with database.pipeline():
@@ -306,16 +340,14 @@ async def _record_states(
             await in_schema(LOCK_CONTENT, schema).execute(database, [finished[schema]])
             await in_schema(DROP_CONTENT, schema).execute(database, [finished[schema], list(NEEDING)])
     outcomes = {(schema, outcome.recipient_id): outcome for schema in schemas for outcome in by_schema[schema]}
-    return [(outcomes[schema, recipient], state) for schema in schemas for recipient, _, state in changed[schema]]
+    return [(outcomes[schema, recipient], state) for schema in schemas for recipient, _, state, _ in changed[schema]]
 
 
-def _list_values(outcomes: list[Outcome]) -> list[Any]:
-    """For RECORD."""
-    return [
-        [outcome.recipient_id for outcome in outcomes],
-        [outcome.result.value for outcome in outcomes],
-        [outcome.reply for outcome in outcomes],
-        [outcome.text for outcome in outcomes],
-        [outcome.at for outcome in outcomes],
-        sorted({outcome.recipient_id for outcome in outcomes}),
+def _make_record(outcomes: list[Outcome]) -> tuple[str, dict[str, Any]]:
+    rows = [
+        {"id": each.recipient_id, "result": each.result.value, "reply": each.reply, "text": each.text, "at": each.at}
+        for each in outcomes
     ]
+    if len(rows) == 1:
+        return RECORD_ONE, rows[0]
+    return RECORD_MANY, {name: [row[name] for row in rows] for name in rows[0]}

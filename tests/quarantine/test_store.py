@@ -20,7 +20,7 @@ from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox
 from quarantine.causes import Cause
 from quarantine.content import compress
-from quarantine.delivery.rows import LOAD, in_schema
+from quarantine.delivery.rows import FEW, LOAD, SMALL, in_schema
 from quarantine.models import Content, Event, Message, Recipient, State
 from quarantine.platform.models import DeliveryJob, HourlyCount
 from quarantine.platform.models import Unrouted as UnroutedRow
@@ -420,7 +420,8 @@ def test_what_the_courier_reads_goes_by_an_index_while_the_table_is_small():
             async with pool.connection() as database:
                 await database.execute("ANALYZE sp_acme.quarantine_recipient, sp_acme.quarantine_message")
                 query = in_schema(LOAD, "sp_acme")
-                plan = await replace(query, text=b"EXPLAIN " + query.text).execute(database, [[1, 2]])
+                values = {"ids": [1, 2], "small": SMALL, "few": FEW}
+                plan = await replace(query, text=b"EXPLAIN " + query.text).execute(database, values)
                 return "\n".join(line for (line,) in await plan.fetchall())
         finally:
             await pool.close()
