@@ -31,7 +31,6 @@ SERVER_SETTINGS = {
     "autovacuum_vacuum_threshold": "1000",
     "autovacuum_analyze_threshold": "1000",
     "autovacuum_vacuum_insert_threshold": "5000",
-    "wal_compression": "on",
     "max_wal_size": "2GB",
     # Statements are sent with their values in them (subjects, addresses, content): none of it may be logged.
     "log_min_error_statement": "panic",
