@@ -13,6 +13,7 @@ from django.db import connection, connections
 from psycopg import AsyncConnection, AsyncCursor, AsyncRawCursor, Error, InterfaceError, OperationalError
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
+from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import AsyncConnectionPool
 
 T = TypeVar("T")
@@ -91,6 +92,8 @@ def make_pool(*, name: str, max_size: int, statement_seconds: float = 0, lock_se
 
     async def configure(connection: AsyncConnection[TupleRow]) -> None:
         connection.prepared_max = PREPARED
+        # By their size, as psycopg does it, each number would make another statement of the same text.
+        connection.adapters.register_dumper(int, Int8Dumper)
         await connection.execute("SET enable_seqscan = off")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         await connection.execute(f"SET statement_timeout = {round(statement_seconds * 1000)}")
