@@ -61,8 +61,8 @@ def make_letters(schema: str, jobs: list[Job], found: dict[int, Row]) -> list[Le
     for group in groups.values():
         for start in range(0, len(group), MAX_RECIPIENTS):
             part = group[start : start + MAX_RECIPIENTS]
-            rows_of_part = [found[job.recipient_id] for job in part]
-            letters.append(Letter(schema, part, rows_of_part, rows_of_part[0].stored))
+            their_rows = [found[job.recipient_id] for job in part]
+            letters.append(Letter(schema, part, their_rows, their_rows[0].stored))
     return letters
 
 
