@@ -84,6 +84,12 @@ class Message(models.Model):
     def __str__(self) -> str:
         return self.trace_id
 
+    @property
+    def ptr_detail(self) -> str:
+        """What the resolver said, such as why nobody knows the client's name. Empty for mail of our own."""
+        ptr = self.evidence.get("ptr") or {}
+        return str(ptr.get("detail") or "")
+
 
 class Content(models.Model):
     """The octets as they were received, compressed; kept while any recipient row needs them."""

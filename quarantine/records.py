@@ -148,6 +148,7 @@ SELECT trace_id FROM first
 NEWS = """WHERE NOT EXISTS (SELECT FROM first)
     ON CONFLICT (trace_id) DO UPDATE SET
         received_at = excluded.received_at, size = excluded.size, sha256 = excluded.sha256,
+        ptr_status = excluded.ptr_status, ptr_name = excluded.ptr_name, ptr_milliseconds = excluded.ptr_milliseconds,
         header_from = excluded.header_from, subject = excluded.subject, message_id = excluded.message_id,
         evidence = excluded.evidence, policy_release = greatest(m.policy_release, excluded.policy_release),
         replies = CASE WHEN m.replies->-1->>0 = %(end)s THEN m.replies ELSE excluded.replies END
@@ -215,10 +216,11 @@ RETURNING fingerprint
 
 UNROUTED = Query.from_text(b"""
 INSERT INTO public.platform_unrouted
-    (trace_id, at, client_ip, ptr_status, ptr_name, ptr_milliseconds, helo, tls, sender, recipient, outcome, cause,
-     reply, replies, times)
-VALUES (%(trace_id)s, %(received_at)s, %(client_ip)s, %(ptr_status)s, %(ptr_name)s, %(ptr_milliseconds)s, %(helo)s,
-        %(tls)s, %(sender)s, %(recipient)s, %(outcome)s, %(cause)s, %(reply)s, %(replies)s, %(times)s)
+    (trace_id, at, client_ip, ptr_status, ptr_name, ptr_detail, ptr_milliseconds, helo, tls, sender, recipient, outcome,
+     cause, reply, replies, times)
+VALUES (%(trace_id)s, %(received_at)s, %(client_ip)s, %(ptr_status)s, %(ptr_name)s, %(ptr_detail)s,
+        %(ptr_milliseconds)s, %(helo)s, %(tls)s, %(sender)s, %(recipient)s, %(outcome)s, %(cause)s,
+        %(reply)s, %(replies)s, %(times)s)
 """)
 COUNT = Query.from_text(b"""
 INSERT INTO public.platform_hourlycount AS h (hour, schema, domain_id, kind, cause, instance, count)
@@ -253,6 +255,7 @@ def make_statement(record: Filing | Unrouted) -> Statement:
     if isinstance(record, Unrouted):
         return UNROUTED, values | {
             "replies": dump_json(record.transaction.tell(NOBODY)),
+            "ptr_detail": clean(record.transaction.ptr.detail, 120),
             "recipient": clean(record.recipient, 320),
             "outcome": record.outcome,
             "cause": record.cause.value,

@@ -24,6 +24,7 @@ MAX_NAMES = 10  # PTR names that are looked at
 MAX_AT_ONCE = 2  # of them asked about
 OFF_SECONDS = 1.0  # that is waited while the rule is off: the questions go on, and a late answer is kept
 IPV6_NETWORK_BITS = 48
+RULE_OFF = "the rule is off while look-ups fail"  # after what the resolver said
 
 _HOST_NAME = re.compile(
     r"(?=.{4,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])\Z"
@@ -42,8 +43,8 @@ async def look_up_ptr(ip: str, resolver: Resolver) -> PtrEvidence:
     if is_relay or not is_public(address):
         return PtrEvidence(PtrStatus.SKIPPED, detail="not asked about")
     evidence = await _look_up(address, resolver)
-    if evidence.status is PtrStatus.NONE and resolver.breaker.is_open:
-        return replace(evidence, status=PtrStatus.UNKNOWN, detail="too many look-ups fail; not counted as absent")
+    if evidence.status in {PtrStatus.NONE, PtrStatus.UNKNOWN} and resolver.breaker.is_open:
+        return replace(evidence, status=PtrStatus.UNKNOWN, detail=f"{evidence.detail}; {RULE_OFF}")
     return evidence
 
 

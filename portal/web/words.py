@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from filtering.evidence.ptr import RULE_OFF
+from quarantine.activity import name_failure
 from quarantine.causes import Cause, name_cause
 from quarantine.models import Recipient, State
 
@@ -38,6 +40,16 @@ ADVICE = {
     Cause.TOO_BIG: "The sender should send it in parts, or as a link.",
     Cause.LOOP: "The mail goes round between mail servers: look for a forwarding that leads back.",
 }
+
+
+def explain_ptr(status: str, detail: str) -> str:
+    """What reverse DNS said; where nobody knows, why not. `detail` is what the resolver said."""
+    if status != "unknown" or not detail:
+        return PTR.get(status, "")
+    said, _, then = detail.partition("; ")
+    why = name_failure(said.rpartition(": ")[2].lower().replace(" ", "_"))
+    off = "; the rule was off then, because too many look-ups failed" if then == RULE_OFF else ""
+    return f"{PTR[status]}: {why}{off}"
 
 
 def explain(row: Recipient) -> str:

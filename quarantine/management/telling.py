@@ -13,7 +13,7 @@ from quarantine.outcomes import Outcome, get_outcome, name_event, name_outcome
 from quarantine.platform.models import Unrouted
 
 Line = dict[str, Any]
-OF_CONNECTION = ("ptr_status", "ptr_name", "ptr_milliseconds", "helo", "tls", "replies")
+OF_CONNECTION = ("ptr_status", "ptr_name", "ptr_detail", "ptr_milliseconds", "helo", "tls", "replies")
 NOTHING_MORE: Line = {  # what a record of a recipient has besides
     **dict.fromkeys(("kind", "sha256", "from", "subject", "message_id"), ""),
     **dict.fromkeys(("state", "changed_at", "changed_by", "action", "category"), ""),
@@ -57,6 +57,7 @@ def make_facts(message: Message) -> dict[str, Any]:
         "client_ip": message.client_ip or "",
         "ptr_status": message.ptr_status,
         "ptr_name": message.ptr_name,
+        "ptr_detail": message.ptr_detail,
         "ptr_milliseconds": message.ptr_milliseconds,
         "helo": message.helo,
         "tls": message.tls,
@@ -113,6 +114,7 @@ def make_unrouted(refusal: Unrouted) -> dict[str, Any]:
         "client_ip": refusal.client_ip or "",
         "ptr_status": refusal.ptr_status,
         "ptr_name": refusal.ptr_name,
+        "ptr_detail": refusal.ptr_detail,
         "ptr_milliseconds": refusal.ptr_milliseconds,
         "helo": refusal.helo,
         "tls": refusal.tls,
@@ -195,7 +197,8 @@ def list_message_lines(told: dict[str, Any]) -> Iterator[str]:
 
 def list_connection_lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"  client     {told['client_ip'] or 'ourselves'}, helo {told['helo'] or '-'}, TLS {told['tls'] or 'none'}"
-    yield f"  PTR        {told['ptr_status'] or '-'} {told['ptr_name']} ({told['ptr_milliseconds']} ms)"
+    why = f": {told['ptr_detail']}" if told["ptr_detail"] else ""
+    yield f"  PTR        {told['ptr_status'] or '-'} {told['ptr_name']} ({told['ptr_milliseconds']} ms){why}"
 
 
 def list_reply_lines(replies: Iterable[Sequence[str]]) -> Iterator[str]:

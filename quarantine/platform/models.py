@@ -51,6 +51,7 @@ class Unrouted(models.Model):
     client_ip = models.GenericIPAddressField(null=True)
     ptr_status = models.CharField(max_length=12, blank=True, default="", db_default="")
     ptr_name = models.CharField(max_length=255, blank=True, default="", db_default="")
+    ptr_detail = models.CharField(max_length=120, blank=True, default="", db_default="")  # what the resolver said
     ptr_milliseconds = models.PositiveIntegerField(default=0, db_default=0)
     helo = models.CharField(max_length=255, blank=True)
     tls = models.CharField(max_length=60, blank=True, default="", db_default="")

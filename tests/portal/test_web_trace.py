@@ -223,6 +223,29 @@ def test_a_refusal_is_told_in_words_with_everything_that_was_said(acme):
 
 
 @pytest.mark.parametrize(
+    ("detail", "told"),
+    [
+        ("timeout", "could not be looked up: no answer in time"),
+        ("SERVFAIL", "could not be looked up: the name server failed"),
+        ("forward look-up: REFUSED", "could not be looked up: the name server refused"),
+        ("not known yet", "could not be looked up: the transaction ended before there was an answer"),
+        (
+            "NXDOMAIN; the rule is off while look-ups fail",
+            "could not be looked up: a name server's “there is none” did not count; the rule was off then, because too "
+            "many look-ups failed",
+        ),
+        ("", "could not be looked up"),
+    ],
+)
+def test_the_history_says_why_reverse_dns_is_unknown(acme, detail, told):
+    row = refuse("bob@alpha.test", cause="disconnected")
+    ptr = {"status": "unknown", "detail": detail}
+    Message.objects.filter(pk=row.message_id).update(ptr_status="unknown", evidence={"ptr": ptr})
+    text = unescape(get_text(browse("bob").get(f"/trace/{row.pk}/")))
+    assert re.search(rf"<dd>{re.escape(told)} <span[^>]*>\(known after 23 ms\)", text)
+
+
+@pytest.mark.parametrize(
     ("fields", "told"),
     [
         ({"state": "unfinished", "cause": "overload", "reply": "451 4.3.2 busy"}, "to try again later: too much"),

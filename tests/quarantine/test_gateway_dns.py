@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from django.core.management import call_command
 from django.test import override_settings
 from django_tenants.utils import schema_context
 
@@ -111,6 +112,38 @@ def test_stopped_resolver_is_an_alarm_and_no_refusal(
             assert ask(gateway, WITH_PTR) == [OK]
         events = [record.message.split()[0] for record in caplog.records if record.message.startswith("rule_")]
         assert events[:2] == ["rule_off", "rule_on"]
+
+
+@pytest.mark.parametrize(("illness", "said"), [("SERVFAIL", "SERVFAIL"), ("REFUSED", "REFUSED"), ("DROP", "timeout")])
+def test_why_nobody_knows_is_on_record_of_mail_that_was_never_sent_too(
+    server: DnsServer, illness: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.everything = illness
+    with run_gateway() as gateway:
+        gateway.gateway.resolver.deadline = 0.5
+        assert ask(gateway, "203.0.113.7") == [OK]
+        assert ask(gateway, "203.0.113.8", "you@elsewhere.test")[0].startswith("550 ")
+        gateway.settle()
+    for ip in ("203.0.113.7", "203.0.113.8"):
+        call_command("trace", ip)
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  PTR "))
+        assert line.startswith("  PTR        unknown")
+        assert line.endswith(f": {said}")
+
+
+def test_mail_let_in_while_the_rule_was_off_says_so(server: DnsServer, capsys: pytest.CaptureFixture[str]) -> None:
+    with run_gateway() as gateway:
+        resolver = gateway.gateway.resolver
+        assert is_refused(gateway, WITHOUT)
+        gateway.run(_kill(resolver))
+        assert ask(gateway, WITHOUT) == [OK]
+        gateway.settle()
+    call_command("trace", WITHOUT, "--outcome", "unfinished")
+    assert "ms): NXDOMAIN; the rule is off while look-ups fail\n" in capsys.readouterr().out
+
+
+async def _kill(resolver: resolving.Resolver) -> None:
+    resolver.breaker.record_life(is_dead=True)
 
 
 # R14

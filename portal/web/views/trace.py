@@ -29,7 +29,7 @@ from portal.web.permissions import (
     signed_in,
     visible_to,
 )
-from portal.web.words import PTR, explain
+from portal.web.words import explain, explain_ptr
 from quarantine.causes import name_cause
 from quarantine.models import UNTAKEN, Event, Message, Recipient
 from quarantine.outcomes import name_event, name_outcome
@@ -108,7 +108,7 @@ def history(request: HttpRequest, row: Recipient) -> HttpResponse:
         "headline": name_outcome(row),
         "advice": explain(row),
         "cause": name_cause(row.cause),
-        "ptr": PTR.get(row.message.ptr_status, ""),
+        "ptr": explain_ptr(row.message.ptr_status, row.message.ptr_detail),
         "replies": list_replies(user, row.message, [row.address, *same.values_list("address", flat=True)]),
         "events": [(name_event(event, row), event) for event in events[:MAX_EVENTS]],
         "others": same.order_by("address", "pk")[:MAX_OTHERS],
