@@ -6,6 +6,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TypeVar
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ class Breaker:
         self._failed = 0
         self._failing: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by party: since when, and the last time
         self._witnesses: OrderedDict[str, float] = OrderedDict()  # who succeeded last, and when
-        self._is_dead = False
-        self._is_open = False
+        self._death = ""  # by what the service is known to be dead
+        self._open_since: datetime | None = None
 
     def record(self, party: str, *, failed: bool) -> None:
         now = self._clock()
@@ -66,28 +67,37 @@ class Breaker:
         is_seen = len(self._witnesses) == WITNESSES
         return is_seen and next(iter(self._witnesses.values())) > self._failing[party][0]
 
-    def record_life(self, *, is_dead: bool) -> None:
-        """That the service as a whole is known to be dead, or alive."""
-        self._is_dead = is_dead
+    def record_life(self) -> None:
+        """That the service as a whole is alive."""
+        self._death = ""
+        self._decide()
+
+    def record_death(self, sign: str) -> None:
+        """That it is known to be dead, whoever fails or does not; by what, as the log will say."""
+        self._death = sign
         self._decide()
 
     @property
     def is_open(self) -> bool:
+        return self.open_since is not None
+
+    @property
+    def open_since(self) -> datetime | None:
+        """Since when it is open, by the clock on the wall; None: it is not."""
         self._decide()
-        return self._is_open
+        return self._open_since
 
     def _decide(self) -> None:
         self._forget_old()
         total = len(self._outcomes)
-        if self._is_open:
-            if not self._is_dead and self._failed <= WELL_SHARE * max(total, ENOUGH):
-                self._is_open = False
+        if self._open_since:
+            if not self._death and self._failed <= WELL_SHARE * max(total, ENOUGH):
+                self._open_since = None
                 log.warning("%s rule=%s failed=%d of=%d", self._events[1], self._name, self._failed, total)
-        elif self._is_dead or (total >= ENOUGH and self._failed > FAILING_SHARE * total):
-            self._is_open = True
-            cause = "dead" if self._is_dead else "failures"
-            line = "%s rule=%s cause=%s failed=%d of=%d"
-            log.error(line, self._events[0], self._name, cause, self._failed, total)
+        elif self._death or (total >= ENOUGH and self._failed > FAILING_SHARE * total):
+            self._open_since = datetime.now(UTC)
+            why = f"dead {self._death}" if self._death else f"failures failed={self._failed} of={total}"
+            log.error("%s rule=%s cause=%s", self._events[0], self._name, why)
 
     def _forget_old(self) -> None:
         since = self._clock() - WINDOW_SECONDS

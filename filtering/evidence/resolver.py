@@ -200,7 +200,7 @@ class Resolver:
 
     def _trust(self, server: Server) -> None:
         self._proven[server] = self._last_proof = self._clock()
-        self.breaker.record_life(is_dead=False)
+        self.breaker.record_life()
 
     async def _is_trusted(self, server: Server, ends: float) -> bool:
         """Whether the server has just given a name, be it that it is asked for one now."""
@@ -222,8 +222,9 @@ class Resolver:
                 return True
         except (NoAnswerError, dns.exception.DNSException, ValueError):
             pass
-        if self._clock() - self._last_proof >= DEAD_SECONDS:
-            self.breaker.record_life(is_dead=True)
+        silent = self._clock() - self._last_proof
+        if silent >= DEAD_SECONDS:
+            self.breaker.record_death(f"no_server_gave_a_name_for_seconds={silent:.0f}")
         return False
 
     async def watch(self) -> None:

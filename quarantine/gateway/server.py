@@ -135,7 +135,8 @@ class Gateway:
     async def _beat(self) -> None:
         """Show signs of life once there is something alive to show."""
         await self.wait_until_ready()
-        await keep_beating(self.pool, PART, self.instance)
+        breaker = self.resolver.breaker
+        await keep_beating(self.pool, PART, self.instance, get_rule_off_since=lambda: breaker.open_since)
 
     async def stop(self, seconds: float = DRAIN_SECONDS) -> None:
         """Listen no more, let what is under way end within so many seconds, tell the others to come back."""

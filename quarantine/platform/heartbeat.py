@@ -4,34 +4,71 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg
 from django.db import Error, connection
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
 
 from portal.tenants.database import Pool
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5
+GATEWAY_SECONDS = 15  # three missed beats, and it is taken for dead
 UPSERT = (
     "INSERT INTO public.platform_heartbeat (part, instance, at) VALUES (%s, %s, now())"
     " ON CONFLICT (part, instance) DO UPDATE SET at = excluded.at"
 )
+TELL_RULE = "UPDATE public.platform_heartbeat SET rule_off_since = %s WHERE part = %s AND instance = %s"
+RULE_OFF = (
+    "SELECT min(rule_off_since), count(rule_off_since), count(*) FROM public.platform_heartbeat"
+    " WHERE part = 'gateway' AND at > now() - make_interval(secs => %s)"
+)
 
 
-async def keep_beating(pool: Pool, part: str, instance: str) -> None:
-    """Say every 5 seconds that `instance` of `part` is alive, until cancelled; waits for a database that is away."""
+@dataclass(frozen=True, slots=True)
+class RuleOff:
+    """That the reverse DNS rule is off: since when, and in how many of the gateways that live."""
+
+    since: datetime
+    gateways: int
+    of: int
+
+
+async def keep_beating(
+    pool: Pool, part: str, instance: str, *, get_rule_off_since: Callable[[], datetime | None] | None = None
+) -> None:
+    """Say every 5 seconds that `instance` of `part` is alive, until cancelled; waits for a database that is away.
+
+    With `get_rule_off_since`, also since when its reverse DNS rule is off.
+    """
     silent = False
     while True:
         try:
             async with pool.connection() as database:
                 await database.execute(UPSERT, (part, instance))
+                if get_rule_off_since:
+                    await _tell_rule(database, (get_rule_off_since(), part, instance))
             silent = False
         except (psycopg.Error, OSError) as error:
             if not silent:
                 log.warning("heartbeat_failed part=%s instance=%s error=%s", part, instance, type(error).__name__)
             silent = True
         await asyncio.sleep(BEAT_SECONDS)
+
+
+async def _tell_rule(database: AsyncConnection[TupleRow], values: tuple[datetime | None, str, str]) -> None:
+    """Where that cannot be written, the process is alive all the same."""
+    try:
+        await database.execute(TELL_RULE, values)
+    except psycopg.DatabaseError as error:
+        log.warning("rule_not_told error=%s", type(error).__name__)
+        if database.broken:
+            raise
 
 
 def beat(part: str, instance: str) -> None:
@@ -43,6 +80,14 @@ def beat(part: str, instance: str) -> None:
         log.warning("heartbeat_failed part=%s instance=%s error=%s", part, instance, type(error).__name__)
     finally:
         connection.close_if_unusable_or_obsolete()  # beat has no requests or tasks at whose end Django would do it
+
+
+def find_rule_off() -> RuleOff | None:
+    """What gateways said of it in their last beats; those that beat no more say nothing. None: the rule is on."""
+    with connection.cursor() as cursor:
+        cursor.execute(RULE_OFF, (GATEWAY_SECONDS,))
+        since, gateways, of = cursor.fetchone() or (None, 0, 0)
+    return RuleOff(since, gateways, of) if since else None
 
 
 def forget_silent() -> None:

@@ -124,6 +124,7 @@ class Heartbeat(models.Model):
     part = models.CharField(max_length=20)  # gateway, courier, worker, beat
     instance = models.CharField(max_length=64)  # host and place, or a slot's name
     at = models.DateTimeField()
+    rule_off_since = models.DateTimeField(null=True)  # of a gateway whose reverse DNS rule is off
 
     class Meta:
         constraints: ClassVar = [models.UniqueConstraint(fields=["part", "instance"], name="heartbeat_once")]

@@ -139,7 +139,7 @@ def test_while_the_rule_is_off_nobody_waits_long_and_a_late_answer_is_kept(
 
     async def run() -> list[PtrStatus]:
         resolver = Resolver([server.address], deadline=5.0)
-        resolver.breaker.record_life(is_dead=True)
+        resolver.breaker.record_death("seconds=20")
         first = await look_up_ptr("192.0.2.1", resolver)
         while resolver.breaker.is_open:  # noqa: ASYNC110 - the name, when it comes, is a sign of life
             await asyncio.sleep(0.05)

@@ -13,6 +13,8 @@ from filtering.evidence import resolver as resolving
 from portal.settings.environment import Address
 from portal.tenants.models import MailDomain
 from quarantine.models import Message, Recipient, State
+from quarantine.platform.heartbeat import RuleOff, find_rule_off
+from quarantine.platform.models import Heartbeat
 from tests.dns_server import DnsServer
 from tests.quarantine.gateways import RunningGateway, run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN
@@ -35,6 +37,7 @@ def server() -> Iterator[DnsServer]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes a minute at work takes a second here."""
+    monkeypatch.setattr("quarantine.platform.heartbeat.BEAT_SECONDS", 0.2)
     for name, seconds in (("FAILURE_SECONDS", 0.5), ("WATCH_SECONDS", 0.2), ("DEAD_SECONDS", 0.5)):
         monkeypatch.setattr(resolving, name, seconds)
     monkeypatch.setattr("filtering.evidence.breaker.WINDOW_SECONDS", 1.0)
@@ -103,13 +106,16 @@ def test_stopped_resolver_is_an_alarm_and_no_refusal(
         for ip in (WITHOUT, *(f"198.51.{number}.1" for number in range(50))):
             assert ask(gateway, ip) == [OK]
         assert count_refused() == before
-        assert "rule_off rule=reverse_dns cause=dead" in caplog.text
+        assert "rule_off rule=reverse_dns cause=dead no_server_gave_a_name_for_seconds=" in caplog.text
+        wait_until(lambda: find_rule_off() is not None)
+        assert find_rule_off() == RuleOff(resolver.breaker.open_since, gateways=1, of=1)
 
         with DnsServer(port) as again:
             again.add(WITH_PTR, "mail.sender.test")
             wait_until(lambda: not resolver.breaker.is_open, seconds=60)
             wait_until(lambda: is_refused(gateway, WITHOUT), seconds=60)
             assert ask(gateway, WITH_PTR) == [OK]
+            wait_until(lambda: find_rule_off() is None)
         events = [record.message.split()[0] for record in caplog.records if record.message.startswith("rule_")]
         assert events[:2] == ["rule_off", "rule_on"]
 
@@ -142,8 +148,20 @@ def test_mail_let_in_while_the_rule_was_off_says_so(server: DnsServer, capsys: p
     assert "ms): NXDOMAIN; the rule is off while look-ups fail\n" in capsys.readouterr().out
 
 
+def test_where_the_state_of_the_rule_cannot_be_written_mail_goes_on(
+    server: DnsServer, impatient: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("quarantine.platform.heartbeat.TELL_RULE", "UPDATE public.nothing SET a = %s, b = %s, c = %s")
+    server.add(WITH_PTR, "mail.sender.test")
+    with run_gateway() as gateway:
+        wait_until(lambda: "rule_not_told" in caplog.text)
+        first = Heartbeat.objects.get(part="gateway").at
+        assert send(gateway, WITH_PTR).startswith("250 2.0.0 ")
+        wait_until(lambda: Heartbeat.objects.get(part="gateway").at > first)
+
+
 async def _kill(resolver: resolving.Resolver) -> None:
-    resolver.breaker.record_life(is_dead=True)
+    resolver.breaker.record_death("seconds=20")
 
 
 # R14

@@ -23,6 +23,7 @@ from portal.web.pages import choose_time_zone, render_page
 from portal.web.permissions import admin_only, get_user, list_domains
 from quarantine.activity import ENOUGH, KINDS, LOOK_UPS, Count, count_by_hour, of_domains, of_provider, share_failures
 from quarantine.outcomes import Outcome
+from quarantine.platform.heartbeat import find_rule_off
 from quarantine.retention import COUNT_DAYS
 
 HOUR = timedelta(hours=1)
@@ -58,6 +59,7 @@ def activity(request: HttpRequest) -> HttpResponse:
         context = make_table(spans, count_by_hour(choose(user), since=since, until=until))
         context |= {"day": day, "by_day": by_day, "kept": COUNT_DAYS, "enough": ENOUGH}
         context["failures"] = list_failures(spans, count_by_hour(LOOK_UPS, since=since, until=until))
+    context["rule_off"] = find_rule_off()
     return render_page(request, "web/activity.html", context, page="activity")
 
 

@@ -15,11 +15,12 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from psycopg.rows import TupleRow
 
 from portal.tenants.database import get_conninfo
+from quarantine.platform.heartbeat import GATEWAY_SECONDS, RULE_OFF
 
 PATH = "/healthz"
 CHECK_SECONDS = 1.5  # each check, all at once
 CACHE_SECONDS = 0.5  # anybody may ask: asking often must not cost
-STALE_SECONDS = {"gateway": 15, "courier": 15, "worker": 20, "beat": 20}  # three or four missed beats
+STALE_SECONDS = {"gateway": GATEWAY_SECONDS, "courier": 15, "worker": 20, "beat": 20}  # three or four missed beats
 READY, DOWN = "ready", "down"
 
 State = dict[str, Any]
@@ -72,8 +73,8 @@ _cache = _Cache()
 
 async def check_parts() -> dict[str, State]:
     """Ask every part at once."""
-    beats, valkey, banner = await asyncio.gather(
-        bounded(_ask_for_heartbeats()), bounded(_ping_cache()), bounded(_read_banner())
+    beats, rule, valkey, banner = await asyncio.gather(
+        bounded(_ask(read_heartbeats)), bounded(_ask(read_rule)), bounded(_ping_cache()), bounded(_read_banner())
     )
     parts: dict[str, State] = {
         "postgres": {"state": READY if beats is not None else DOWN},
@@ -81,6 +82,8 @@ async def check_parts() -> dict[str, State]:
     }
     for part, limit in STALE_SECONDS.items():
         parts[part] = _judge_beats((beats or {}).get(part, []), limit)
+    if parts["gateway"]["state"] == READY and rule:
+        parts["gateway"] |= rule
     if not banner:
         parts["gateway"] |= {"state": DOWN, "banner": False}
     return parts
@@ -102,10 +105,10 @@ async def bounded(check: Awaitable[T]) -> T | None:
         return None
 
 
-async def _ask_for_heartbeats() -> dict[str, list[float]]:
+async def _ask(read: Callable[[psycopg.AsyncConnection[TupleRow]], Awaitable[T]]) -> T:
     connection = await psycopg.AsyncConnection.connect(get_conninfo(application_name="lazaret-health"))
     async with connection:
-        return await read_heartbeats(connection)
+        return await read(connection)
 
 
 async def read_heartbeats(connection: psycopg.AsyncConnection[TupleRow]) -> dict[str, list[float]]:
@@ -118,6 +121,13 @@ async def read_heartbeats(connection: psycopg.AsyncConnection[TupleRow]) -> dict
     for part, age in await rows.fetchall():
         ages.setdefault(part, []).append(max(age, 0.0))
     return ages
+
+
+async def read_rule(connection: psycopg.AsyncConnection[TupleRow]) -> State:
+    """Whether the reverse DNS rule is on, in every gateway that lives. Off is an alarm, but mail is taken."""
+    cursor = await connection.execute(RULE_OFF, (GATEWAY_SECONDS,))
+    [(since, _, _)] = await cursor.fetchall()
+    return {"reverse_dns_rule": "off", "reverse_dns_rule_off_since": since} if since else {"reverse_dns_rule": "on"}
 
 
 async def _ping_cache() -> bool:

@@ -21,6 +21,7 @@ from portal.web.permissions import (
     visible_ptr_exceptions,
 )
 from portal.web.selection import read_id
+from quarantine.platform.heartbeat import find_rule_off
 
 PAGE_SIZE = 50
 
@@ -36,6 +37,7 @@ def ptr_exceptions(request: HttpRequest) -> HttpResponse:
     is_past = request.GET.get("show") == "past"
     page = list(find_page(user, is_past=is_past, before=request.GET.get("before", ""))[: PAGE_SIZE + 1])
     context = {"form": form, "rows": describe(request, page[:PAGE_SIZE]), "is_past": is_past}
+    context["rule_off"] = find_rule_off()
     context["older"] = page[PAGE_SIZE - 1].pk if len(page) > PAGE_SIZE else ""
     status = 400 if form.errors else 200
     return render_page(request, "web/ptr_exceptions.html", context, page="ptr_exceptions", status=status)
