@@ -6,7 +6,7 @@ of its own. The states of rows are finer, and older: their words are not shown w
 
 from __future__ import annotations
 
-from django.db.models import Q, TextChoices
+from django.db.models import Q, QuerySet, TextChoices
 
 from quarantine.causes import Cause
 from quarantine.models import Event, MessageKind, Recipient, State
@@ -28,6 +28,8 @@ class Outcome(TextChoices):
 
 COUNTED = (Outcome.ACCEPTED, Outcome.HELD, Outcome.REFUSED, Outcome.DEFERRED, Outcome.UNFINISHED)
 TAKEN = ~Q(state__in=[State.REFUSED, State.UNFINISHED])
+REFUSED_WHEN_READ = [Cause.LOOP, Cause.POLICY]
+WAS_READ = TAKEN | Q(cause__in=REFUSED_WHEN_READ)
 WAS_HELD = Q(action__in=["quarantine", "refuse"])  # what cannot be refused for one recipient alone is held
 # Of what is unfinished the last reply says who ended it, but for a client that was too slow: see Recipient.was_put_off.
 PUT_OFF = Q(reply__startswith="4") & ~Q(cause=Cause.TIMEOUT)
@@ -72,6 +74,18 @@ def get_outcome(row: Recipient) -> Outcome:
     return Outcome.DEFERRED if row.was_put_off else BY_STATE[State(row.state)]
 
 
+def was_read(row: Recipient) -> bool:
+    """Whether the content came for this recipient. Of one who was not taken before it came, what a message says of its
+    content (From, Subject, Message-ID) is of mail that was taken for others.
+    """
+    return row.state not in {State.REFUSED, State.UNFINISHED} or row.cause in REFUSED_WHEN_READ
+
+
+def was_sent(row: Recipient) -> bool:
+    """Whether content came for this recipient, if it was not read: its size is known."""
+    return bool(row.message.size) and (was_read(row) or row.cause == Cause.TOO_BIG)
+
+
 def name_outcome(row: Recipient) -> str:
     """The same for people; where its state says more, that."""
     return str(State(row.state).label if row.state in FINER else get_outcome(row).label)
@@ -83,3 +97,9 @@ def name_event(event: Event, row: Recipient | None) -> str:
     if event.kind in EVENTS and not (event.kind == Outcome.DEFERRED and is_ours):
         return EVENTS[event.kind]
     return str(Outcome(event.kind).label) if event.kind in Outcome.values else event.kind.replace("_", " ").capitalize()
+
+
+def list_events(row: Recipient) -> QuerySet[Event]:
+    """What happened to it. What happened to the message as a whole did so to those for whom it was taken."""
+    whose = Q(recipient=row) | Q(recipient=None) if was_read(row) else Q(recipient=row)
+    return Event.objects.filter(whose, message=row.message).order_by("at", "pk")

@@ -25,7 +25,7 @@ from psycopg import sql
 from portal.tenants.models import MailDomain
 from quarantine.causes import Cause, name_cause
 from quarantine.models import Message, Recipient
-from quarantine.outcomes import CONDITIONS, Outcome
+from quarantine.outcomes import CONDITIONS, WAS_READ, Outcome
 from quarantine.platform.models import Unrouted
 from quarantine.queries import SCHEMAS_A_QUERY, read_place, write_place
 from quarantine.trace_id import ALPHABET, LENGTH, read_trace_id
@@ -35,6 +35,11 @@ MAX_TEXT = 998  # of a line (RFC 5322 2.1.1): no Message-ID is longer
 WALK = 20_000  # rows that one page looks through where no index answers
 LONGEST = timedelta(hours=1)  # that a transaction is reckoned to take
 WIDEST = {4: 16, 6: 32}  # the shortest prefix whose rows may be few enough to be sorted: they are counted first
+MAX_QUOTED = 60  # characters of what was typed that a sentence repeats
+WORDS = re.compile(r"[\s,;]+|(?<=>)(?=<)")
+BETWEEN = {"", "from", "to", "from:", "to:", "and", "->", "→"}
+ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]*[^\s@<>.]")
+DOMAIN = re.compile(r"(?:[\w-]+\.)+[a-z][\w-]*", re.IGNORECASE)
 FIELD = re.compile(r"^(?:message-id|from|to|sender|return-path)\s*:\s*", re.IGNORECASE)
 TABLE = re.compile(r'"(quarantine_\w+)"')
 Network = IPv4Network | IPv6Network
@@ -54,6 +59,7 @@ class Wanted:
     party: str = ""  # the sender or the recipient
     sender: str = ""
     recipient: str = ""
+    pair: tuple[str, ...] = ()  # two addresses: from one to the other, either way
     header_from: str = ""
     client: Network | None = None
     since: datetime | None = None
@@ -84,11 +90,30 @@ def recognise(text: str) -> Wanted:
     if text.startswith("<") and text.endswith(">") and "@" not in text[1:-1]:
         return Wanted(message_id=text)
     if "@" not in text:
-        raise NotUnderstoodError("That is no trace id, Message-ID, address, @domain, IP address or network.")
+        raise NotUnderstoodError(_say_what_can_be_typed(text))
+    if len(pair := list(dict.fromkeys(_list_addresses(text)))) == 2:
+        return Wanted(pair=tuple(pair))
     if text.startswith("@"):
         return Wanted(party=read_party(text))
     message_id = "" if " " in text else f"<{text.strip('<>')}>"
     return Wanted(message_id=message_id, party=read_party(text))
+
+
+def _say_what_can_be_typed(text: str) -> str:
+    typed = text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"
+    if DOMAIN.fullmatch(text):
+        return f"“{typed}” is no address. For everybody at a domain, type an @ before it: @{typed}."
+    return (
+        f"“{typed}” is no trace id, Message-ID, address, @domain, IP address or network. Type one of these, or two"
+        " addresses: from whom and to whom."
+    )
+
+
+def _list_addresses(text: str) -> list[str]:
+    """All addresses in what was typed, if there is hardly anything else: "ann@x.test theo@y.test", "<..> to <..>"."""
+    words = [word.strip("<>,;.") for word in WORDS.split(text.lower())]
+    words = [word for word in words if word not in BETWEEN]
+    return words if all(ADDRESS.fullmatch(word) for word in words) else []
 
 
 def _find_trace_id(text: str) -> str:
@@ -194,7 +219,7 @@ def _make_narrow(wanted: Wanted, *, is_wide: bool) -> Q:
     if wanted.cause:
         narrow &= Q(cause=wanted.cause)
     if wanted.header_from:
-        narrow &= Q(message__header_from__icontains=wanted.header_from)
+        narrow &= WAS_READ & Q(message__header_from__icontains=wanted.header_from)
     if wanted.sender.startswith("@"):
         narrow &= Q(message__sender__iendswith=wanted.sender)
     if wanted.client and is_wide:
@@ -216,6 +241,8 @@ def _list_conditions(wanted: Wanted, *, is_wide: bool) -> list[Any]:
 def _list_exact(wanted: Wanted, rows: QuerySet[Recipient], *, is_wide: bool) -> list[Way]:
     if wanted.trace_id:
         return [Way(rows.filter(message__trace_id=wanted.trace_id))]  # the unique index of trace_id
+    if wanted.pair:
+        return _list_both_ways(wanted, rows)
     ways = [Way(rows.filter(message__message_id=wanted.message_id))] if wanted.message_id else []
     if _is_address(wanted.party):
         others = rows.exclude(message__message_id=wanted.message_id) if wanted.message_id else rows
@@ -227,6 +254,14 @@ def _list_exact(wanted: Wanted, rows: QuerySet[Recipient], *, is_wide: bool) -> 
         return [Way(rows)]
     is_near = wanted.client and not is_wide
     return [Way(rows, SENT_AT)] if _is_address(wanted.sender) or is_near else []
+
+
+def _list_both_ways(wanted: Wanted, rows: QuerySet[Recipient]) -> list[Way]:
+    """The pair are two: no row is found both ways."""
+    if wanted.message_id:
+        rows = rows.filter(message__message_id=wanted.message_id)
+    one, other = wanted.pair
+    return [Way(rows.filter(_is_for(to), _is_from(by))) for by, to in ((one, other), (other, one))]
 
 
 def _is_address(text: str) -> bool:
@@ -414,6 +449,12 @@ def list_unrouted_ways(wanted: Wanted) -> list[Way]:
         to_them, from_them = (Exact(Lower(column), wanted.party) for column in ("recipient", "sender"))
         both = (rows.filter(to_them), rows.filter(from_them).exclude(to_them))
         ways = [Way(found, "at", narrow) for found in both]
+    elif wanted.pair:
+        one, other = wanted.pair
+        ways = [
+            Way(rows.filter(Exact(Lower("sender"), by), Exact(Lower("recipient"), to)), "at", narrow)
+            for by, to in ((one, other), (other, one))
+        ]
     else:
         if wanted.party:
             narrow &= Q(sender__iendswith=wanted.party) | Q(recipient__iendswith=wanted.party)
@@ -447,6 +488,7 @@ def describe(wanted: Wanted, show_time: Callable[[datetime], str]) -> str:
         (wanted.message_id and not wanted.party, f"Message-ID {wanted.message_id}"),
         (wanted.party, f"from or to {wanted.party}"),
         (wanted.party and wanted.message_id, "or with that as Message-ID"),
+        (wanted.pair, f"from {' to '.join(wanted.pair)}, or back"),
         (wanted.sender, f"from {wanted.sender}"),
         (wanted.header_from, f"{wanted.header_from} in the line From"),
         (wanted.recipient, f"to {wanted.recipient}"),

@@ -69,7 +69,9 @@ def _make_address(label: str, text: str) -> KnownField:
 class TraceForm(forms.Form):
     """Read in the viewer's time zone: `wanted` is what is looked for, None while nothing is."""
 
-    q = KnownField(recognise, label="Trace id, Message-ID, address, @domain, or sending server", max_length=MAX_TEXT)
+    q = KnownField(
+        recognise, label="Trace id, Message-ID, address (or two), @domain, or sending server", max_length=MAX_TEXT
+    )
     sender = _make_address("Sender", "An address, or @example.com for a whole domain.")
     recipient = _make_address("Recipient", "An address, or @ and one of your domains.")
     client = KnownField(read_client, label="Sending server", max_length=60, help_text="Its IP address, or a network.")
