@@ -5,6 +5,7 @@ People see a message through its recipient rows; `visible_to` is the only way fr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -13,18 +14,21 @@ from django.db.models import Max, Q, QuerySet, Sum
 from django.utils import timezone
 from psycopg import sql
 
+from portal.tenants.database import get_schema
 from portal.tenants.models import MailDomain, ServiceProvider
 from portal.tenants.people.models import User
 from quarantine.causes import Cause
 from quarantine.content import ContentGoneError, restore
 from quarantine.models import Content, Message, Recipient, State
-from quarantine.platform.models import HourlyCount, Unrouted
+from quarantine.outcomes import WAS_READ
+from quarantine.platform.models import DeliveryJob, HourlyCount, Unrouted
 from quarantine.trace_id import read_trace_id
 
 NEWEST_FIRST = ("-received_at", "-id")
 MAX_WORDS = 8
 MAX_WORD_LENGTH = 100
 SCHEMAS_A_QUERY = 200
+WAITING = {State.DELIVERING, State.DEFERRED, State.RELEASING}  # states in which there is a delivery to be made
 
 
 def visible_to(user: User) -> QuerySet[Recipient]:
@@ -100,8 +104,8 @@ def search(
 def _mentions(word: str) -> Q:
     return (
         Q(message__sender__icontains=word)
-        | Q(message__header_from__icontains=word)
-        | Q(message__subject__icontains=word)
+        | WAS_READ & Q(message__header_from__icontains=word)
+        | WAS_READ & Q(message__subject__icontains=word)
         | Q(address__icontains=word)
     )
 
@@ -168,6 +172,13 @@ def read_raw(message: Message) -> bytes:
         raise ContentGoneError(message.trace_id)
     sha256 = bytes(message.sha256 or b"")
     return restore(content.codec, bytes(content.data), size=message.size, sha256=sha256)
+
+
+def list_next_tries(rows: Iterable[Recipient]) -> dict[int, DeliveryJob]:
+    """By recipient row of the schema we are in, its delivery that is still to be made; one query at most."""
+    waiting = [row.pk for row in rows if row.state in WAITING]
+    jobs = DeliveryJob.objects.filter(schema=get_schema(), recipient_id__in=waiting)  # unique index delivery_job_once
+    return {job.recipient_id: job for job in jobs} if waiting else {}
 
 
 def find_trace(trace_id: str) -> Message | None:

@@ -11,7 +11,8 @@ from django.template.defaultfilters import pluralize
 
 from portal.tenants.people.models import Mailbox, SenderRule, User
 from portal.web.permissions import get_user, list_domains, looks_after
-from quarantine.models import Category, Message, Recipient
+from quarantine.models import Category, Recipient
+from quarantine.outcomes import was_read
 from quarantine.release import DELETABLE, RELEASABLE, delete, release
 
 MAX_MESSAGES = 1000  # whose senders get rules in one action
@@ -87,7 +88,7 @@ def _rule_senders(request: HttpRequest, rows: QuerySet[Recipient], action: Sende
     """Rules for the mailboxes that got the messages, and for nobody else; the opposite ones give way."""
     user, found = get_user(request), rows.defer(None).filter(mailbox__isnull=False)
     newest = list(found.select_related("message").order_by("-pk")[: MAX_MESSAGES + 1])
-    wanted = {(row.mailbox_id or 0, sender) for row in newest[:MAX_MESSAGES] if (sender := get_sender(row.message))}
+    wanted = {(row.mailbox_id or 0, sender) for row in newest[:MAX_MESSAGES] if (sender := get_sender(row))}
     if not wanted:
         return Outcome("warning", f"Nobody was {word}: those messages have no sender address.")
     SenderRule.objects.bulk_create(
@@ -115,10 +116,10 @@ def set_rule(
     return SenderRule.objects.update_or_create(made, pattern=pattern, mailbox=mailbox, domain_id=domain_id)[0]
 
 
-def get_sender(message: Message) -> str:
+def get_sender(row: Recipient) -> str:
     """The address that people see as the sender: of the From header, else of the envelope; lower case."""
-    content = message.evidence.get("content") or {}
-    return str(content.get("from_address") or message.sender).lower()[:320]
+    content = (row.message.evidence.get("content") or {}) if was_read(row) else {}
+    return str(content.get("from_address") or row.message.sender).lower()[:320]
 
 
 def _messages(number: int) -> str:

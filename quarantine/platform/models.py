@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar
 
 from django.db import models
@@ -39,6 +40,10 @@ class DeliveryJob(models.Model):
 
     def __str__(self) -> str:
         return f"{self.lane} {self.schema}/{self.recipient_id}"
+
+    def is_in_hand(self, at: datetime) -> bool:
+        """Whether a courier is about it at that moment."""
+        return self.claimed_until is not None and self.claimed_until > at
 
 
 class Unrouted(models.Model):

@@ -340,8 +340,9 @@ def test_refused_senders_are_told_what_to_do(db):
 
 def test_a_message_is_found_by_trace_id_message_id_and_address(acme):
     message = keep(
-        "bob@alpha.test", subject="Lost one", sender="ann@far.test", state=State.REFUSED, reply="553 5.3.0 no PTR"
-    )
+        "bob@alpha.test", subject="Lost one", sender="ann@far.test", state=State.REFUSED, cause="policy",
+        reply="553 5.3.0 no PTR",
+    )  # fmt: skip
     keep("bob@alpha.test", subject="Another", sender="ben@far.test")
     type(message).objects.filter(pk=message.pk).update(message_id="<4711@far.test>")
     client = browse("dora")

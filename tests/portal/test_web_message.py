@@ -336,13 +336,19 @@ def test_where_a_rule_for_the_sender_does_not_help_what_does_is_offered(acme, wh
             "(refused before it was sent)",
             "We have no content of it: it was refused before it was sent.",
         ),
-        (State.REFUSED, 9, "(refused when it had been sent)", "The content of this message is not kept any more."),
+        (
+            State.REFUSED,
+            9,
+            "(refused when it had been sent)",
+            "We have no content of it: it was refused when it had been sent.",
+        ),
         (State.UNFINISHED, 0, "(subject not known)", "We have no content of it: it was not sent to its end."),
         (State.EXPIRED, 9, "(no subject)", "The content of this message is not kept any more."),
     ],
 )
 def test_of_what_was_never_seen_nothing_is_told(acme, state, size, title, content):
-    row = keep("bob@alpha.test", state=state, subject="", sender="ann@far.test").recipients.get()
+    cause = "policy" if size else "reverse_dns"
+    row = keep("bob@alpha.test", state=state, subject="", sender="ann@far.test", cause=cause).recipients.get()
     Content.objects.all().delete()
     Message.objects.update(size=size, header_from="Ann <ann@far.test>" if size else "")
     client = browse("bob")

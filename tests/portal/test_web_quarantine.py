@@ -266,11 +266,13 @@ def test_nothing_vanishes(acme):
         State.DELIVERED: "250 2.0.0 Ok",
     }
     for state in State.values:
-        keep("bob@alpha.test", subject=f"Became {state}", state=state, reply=replies.get(state, ""))
+        cause = "policy" if state == State.REFUSED else ""
+        keep("bob@alpha.test", subject=f"Became {state}", state=state, reply=replies.get(state, ""), cause=cause)
     for name in ("bob", "dora", "alice"):
         text = get_text(browse(name).get("/?show=all"))
         for state in State.values:
-            assert f"Became {state}" in text
+            title = "(subject not known)" if state == State.UNFINISHED else f"Became {state}"
+            assert title in text
         for reply in replies.values():
             assert reply in text
     text = get_text(browse("bob").get("/?show=released"))

@@ -14,14 +14,14 @@ from django.utils import timezone
 from django_tenants.utils import schema_context
 
 from portal.tenants.models import MailDomain
-from portal.tenants.people.models import Mailbox
+from portal.tenants.people.models import Mailbox, SenderRule
 from quarantine import tracing
 from quarantine.activity import Count
 from quarantine.causes import Cause
 from quarantine.models import Event, Message, Recipient, State
 from quarantine.outcomes import name_outcome
-from quarantine.platform.models import HourlyCount, Unrouted
-from tests.kept_mail import add_recipient, keep
+from quarantine.platform.models import DeliveryJob, HourlyCount, Unrouted
+from tests.kept_mail import add_recipient, keep, send_off
 from tests.portal.browsing import browse, get_text
 
 pytestmark = pytest.mark.django_db
@@ -192,14 +192,176 @@ def test_the_sender_is_told_even_where_the_sender_is_a_hidden_recipient(acme):
     assert "MAIL FROM:&lt;carol@alpha.test&gt;" in get_text(browse("bob").get(f"/trace/{row.pk}/"))
 
 
-@pytest.mark.parametrize("replies", [{}, "x", [1], [["a"]], [["a", "b", "c"]], [[1, None]], []])
+@pytest.mark.parametrize(
+    "replies",
+    [
+        {},
+        "x",
+        [1],
+        [["a"]],
+        [["a", "b", "c"]],
+        [["a", "b", None]],
+        [["a", "b", 1, 2]],
+        [["a", "b", True]],
+        [[1, None]],
+        [],
+    ],
+)
 def test_replies_of_another_form_break_no_page(acme, replies):
     row = keep("bob@alpha.test").recipients.get()
     Message.objects.update(replies=replies)
     assert browse("bob").get(f"/trace/{row.pk}/").status_code == 200
 
 
+# One transaction, one recipient refused and another accepted
+
+
+def split(*, seconds: bool = False) -> tuple[Recipient, Recipient]:
+    """Mail that was taken for Carol, and of which Bob was refused at RCPT. Returns Bob's row and Carol's."""
+    message = keep("carol@alpha.test", subject="S-SECRET", sender="ann@far.test")
+    Message.objects.filter(pk=message.pk).update(
+        message_id="<secret@far.test>", header_from="Secret Name <ann@else.test>",
+        evidence={"content": {"from_address": "ann@else.test"}},
+        replies=[
+            [*pair, number + 0.25] if seconds else pair
+            for number, pair in enumerate([
+                ["MAIL FROM:<ann@far.test>", "250 2.1.0 Sender ok"],
+                ["RCPT TO:<bob@alpha.test>", "553 5.3.0 no PTR"],
+                ["RCPT TO:<carol@alpha.test>", "250 2.1.5 Recipient ok"],
+                ["DATA", "354 End data"],
+                ["end of data", "250 2.0.0 Ok: kept as X"],
+            ])
+        ],
+    )  # fmt: skip
+    verdict = {"state": State.REFUSED, "action": "refuse", "category": "policy", "score": 0}
+    row = add_recipient(message, "bob@alpha.test", cause="reverse_dns", reply="553 5.3.0 no PTR", **verdict)
+    Event.objects.create(message=message, recipient=row, kind="refused", text="553 5.3.0 no PTR")
+    Event.objects.create(message=message, kind="sent_again", text="answered 250")
+    return row, message.recipients.get(address="carol@alpha.test")
+
+
+OF_OTHERS = ("S-SECRET", "secret@far.test", "Secret Name", "ann@else.test", "<dt>Size", "answered 250")
+
+
+@pytest.mark.parametrize("who", ["bob", "dora", "alice"])
+def test_who_was_refused_is_told_nothing_of_mail_that_was_taken_for_others(acme, who):
+    row, _ = split()
+    client = browse(who)
+    for path in (f"/trace/{row.pk}/", f"/m/{row.pk}/"):
+        page = unescape(get_text(client.get(path)))
+        assert "553 5.3.0 no PTR" in page
+        for text in (*OF_OTHERS, "hello"):
+            assert text not in page, (path, text)
+    assert "We kept no content of it" in get_text(client.get(f"/trace/{row.pk}/"))
+    page = get_text(client.get(f"/m/{row.pk}/"))
+    assert "We have no content of it: it was refused before it was sent." in page
+    assert "Its content was not judged." in page
+    for path in (f"/m/{row.pk}/raw/", f"/m/{row.pk}/html/"):
+        assert client.get(path).status_code == 404
+
+
+def test_lists_name_mail_that_was_taken_for_others_by_its_envelope_to_who_was_refused(acme):
+    split()
+    client = browse("bob")
+    for path in ("/trace/?q=bob@alpha.test", "/?show=all"):
+        page = unescape(get_text(client.get(path)))
+        assert "(refused before it was sent)" in page
+        assert "ann@far.test" in page
+        for text in OF_OTHERS:
+            assert text not in page, (path, text)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/?show=all&q=secret", "/?show=all&q=else.test", "/trace/?q=ann@else.test", "/trace/?q=ann@else.test&from=1"],
+)
+def test_no_search_finds_who_was_refused_by_words_of_mail_that_was_taken_for_others(acme, path):
+    row, other = split()
+    assert re.search(rf'href="/\w+/{other.pk}/"', get_text(browse("carol").get(path)))
+    assert not re.search(rf'href="/\w+/{row.pk}/"', get_text(browse("bob").get(path)))
+
+
+def test_who_was_refused_is_not_told_that_the_mail_went_on_to_others(acme):
+    row, _ = split()
+    page = get_text(browse("bob").get(f"/trace/{row.pk}/"))
+    assert "RCPT TO:&lt;bob@alpha.test&gt;" in page
+    for text in ("354 End data", "Ok: kept", "carol", "for other recipients"):
+        assert text not in page
+
+
+@pytest.mark.parametrize("who", ["dora", "alice"])
+def test_an_admin_sees_that_the_mail_went_on_and_for_whom_it_did_not(acme, who):
+    row, other = split()
+    page = get_text(browse(who).get(f"/trace/{row.pk}/"))
+    said = page.partition("What was said")[2]
+    assert re.findall(r'"mono">([^<]*)</span><span class="line small muted">for other recipients', said) == [
+        "DATA", "end of data",
+    ]  # fmt: skip
+    page = get_text(browse(who).get(f"/trace/{other.pk}/"))
+    assert "S-SECRET" in page
+    assert "for other recipients" not in page
+
+
+def test_what_was_taken_is_told_to_whom_it_was_taken_for(acme):
+    _, row = split()
+    client = browse("carol")
+    assert "S-SECRET" in get_text(client.get(f"/trace/{row.pk}/"))
+    assert "hello" in get_text(client.get(f"/m/{row.pk}/"))
+    assert client.get(f"/m/{row.pk}/raw/").status_code == 200
+
+
+@pytest.mark.parametrize("who", ["dora", "alice"])
+def test_no_rule_can_be_made_from_a_line_from_that_was_not_for_this_recipient(acme, who):
+    row, _ = split()
+    browse(who).post(f"/m/{row.pk}/sender/", {"action": "block", "scope": "domain", "whole": "0"})
+    assert list(SenderRule.objects.values_list("pattern", flat=True)) == ["ann@far.test"]
+
+
 # What a history tells
+
+
+def test_what_was_said_is_told_with_its_time_where_that_is_on_record(acme):
+    row, _ = split(seconds=True)
+    page = get_text(browse("bob").get(f"/trace/{row.pk}/"))
+    assert "after 0.2 s" in page
+    assert "after 1.2 s" in page
+    row.message.replies = [["DATA", "354 End data", 121.0], ["end of data", "250 ok", 120.0]]
+    row.message.save()
+    page = get_text(browse("alice").get(f"/trace/{row.pk}/"))
+    assert "after 2.0 min" in page
+    assert "after 120.0 s" in page
+    row, _ = split()
+    assert not re.search(r"after \d+\.\d", get_text(browse("bob").get(f"/trace/{row.pk}/")))
+
+
+@pytest.mark.parametrize(
+    ("reply", "label"), [("250 2.1.5 Recipient ok", "Answer to RCPT"), ("421 4.4.2 Timeout", "Last answer")]
+)
+def test_an_answer_is_called_what_it_is(acme, reply, label):
+    row = keep("bob@alpha.test", state=State.UNFINISHED, cause="timeout", reply=reply).recipients.get()
+    Message.objects.update(replies=[["RCPT TO:<bob@alpha.test>", "250 2.1.5 Recipient ok"], ["DATA", "354 End data"]])
+    assert f"<dt>{label}</dt>" in get_text(browse("bob").get(f"/trace/{row.pk}/"))
+
+
+@pytest.mark.parametrize("state", ["deferred", "delivering", "releasing"])
+def test_of_waiting_mail_the_next_try_is_told(acme, state):
+    MailDomain.objects.filter(name="alpha.test").update(time_zone="Asia/Kolkata")
+    row = send_off("bob@alpha.test", state=state).recipients.get()
+    path, at = f"/trace/{row.pk}/", datetime(2100, 11, 2, 12, tzinfo=UTC)
+    assert "<dt>Next try</dt><dd>due now</dd>" in get_text(browse("bob").get(path))
+    DeliveryJob.objects.update(due_at=at)
+    assert ">2 Nov 2100, 17:30:00</time>" in get_text(browse("bob").get(path))
+    DeliveryJob.objects.update(claimed_until=at)
+    assert "<dt>Next try</dt><dd>being tried now</dd>" in get_text(browse("bob").get(path))
+    Recipient.objects.update(state="delivered")
+    DeliveryJob.objects.all().delete()
+    assert "Next try" not in get_text(browse("bob").get(path))
+
+
+def test_the_next_try_of_another_provider_is_not_taken_for_ours(acme):
+    row = keep("bob@alpha.test", state="deferred").recipients.get()
+    DeliveryJob.objects.create(schema="sp_globex", recipient_id=row.pk, domain_id=1)
+    assert "Next try" not in get_text(browse("bob").get(f"/trace/{row.pk}/"))
 
 
 def test_a_refusal_is_told_in_words_with_everything_that_was_said(acme):
@@ -279,6 +441,25 @@ def test_no_state_is_without_words(acme, state):
 # The search page
 
 
+@pytest.mark.parametrize("typed", ["ann@far.test bob@alpha.test", "Bob@alpha.test, ann@FAR.test"])
+def test_two_addresses_find_what_one_sent_to_the_other(acme, typed):
+    keep("bob@alpha.test", subject="S-TO", sender="ann@far.test")
+    keep("bob@alpha.test", subject="S-OTHER", sender="ben@far.test")
+    keep("carol@alpha.test", subject="S-ELSE", sender="ann@far.test")
+    assert find("dora", q=typed) == {"S-TO"}
+    assert find("carol", q=typed) == set()
+
+
+@pytest.mark.parametrize("who", ["bob", "dora", "alice"])
+def test_a_trace_id_that_leads_nowhere_says_what_it_may_be_and_what_to_look_for(acme, who):
+    text = search(who, q="550 5.7.1 Relaying denied: we take no mail for this domain (trace 01JAAAAAAAAAAAAAAAAA)")
+    assert NO_TRACE in text
+    assert "its domain is not served here (“Relaying denied”)" in text
+    assert "only the people who run this service find those" in text
+    assert "Look for the sender, the recipient or the address of the sending mail server instead." in text
+    assert "We never saw such a mail" not in text
+
+
 @pytest.mark.parametrize(("who", "may"), [("dora", True), ("alice", True), ("bob", False)])
 def test_who_looks_after_the_domain_is_led_to_letting_the_server_in(acme, who, may):
     row = refuse("bob@alpha.test")
@@ -305,7 +486,9 @@ def test_an_empty_answer_says_what_was_searched_where_and_what_it_means(acme):
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ({"q": "invoice"}, "That is no trace id"),
+        ({"q": "last invoice"}, "“last invoice” is no trace id, Message-ID, address, @domain"),
+        ({"q": "last invoice"}, "Words of the subject are searched under"),
+        ({"q": "far.test"}, "type an @ before it: @far.test."),
         ({"sender": "ann"}, "is no address such as"),
         ({"client": "999.0.0.1"}, "is no IP address"),
         ({"since": "x"}, "Type a date and a time."),
@@ -490,9 +673,9 @@ def test_a_number_leads_to_its_mail(acme):
         (2, "refused", "loop"),
         (61, "refused", "reverse_dns"),
     ):
-        subject = "S-WANTED" if minutes == 1 else "S-OTHER"
+        sender = "S-WANTED@far.test" if minutes == 1 else "S-OTHER@far.test"
         at = hour + timedelta(minutes=minutes if minutes < 60 else -1)
-        keep("bob@alpha.test", subject=subject, received_at=at, state=state, cause=cause)
+        keep("bob@alpha.test", sender=sender, received_at=at, state=state, cause=cause)
     client = browse("dora")
     text = unescape(get_text(client.get("/activity/")))
     [link] = re.findall(r'href="(/trace/\?[^"]+)"', text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from email.utils import parseaddr
 from functools import lru_cache
@@ -14,14 +15,17 @@ from django.forms import BoundField, CheckboxInput
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.formats import date_format
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
 
 from quarantine.causes import name_cause
-from quarantine.models import Message, Recipient, State
-from quarantine.outcomes import name_outcome
+from quarantine.models import Recipient, State
+from quarantine.outcomes import name_outcome, was_read, was_sent
 
 register = template.Library()
 register.filter("cause", name_cause)
 register.filter("outcome", name_outcome)
+register.filter("was_read", was_read)
 
 
 @lru_cache
@@ -52,25 +56,35 @@ def when(at: datetime | None) -> str:
 
 
 @register.filter
-def sender_name(message: Message) -> str:
+def sender_name(row: Recipient) -> str:
     """The name in From, where there is one; else the address."""
-    return parseaddr(message.header_from)[0] or sender_address(message)
+    return (parseaddr(row.message.header_from)[0] if was_read(row) else "") or sender_address(row)
 
 
 @register.filter
-def sender_address(message: Message) -> str:
-    """The address in From; where it has none, the envelope's."""
-    address = parseaddr(message.header_from)[1]
-    return address if "@" in address else message.header_from or message.sender or "(no sender)"
+def sender_address(row: Recipient) -> str:
+    """The address in From; where it has none, or none came for this recipient, the envelope's."""
+    header = row.message.header_from if was_read(row) else ""
+    address = parseaddr(header)[1]
+    return address if "@" in address else header or row.message.sender or "(no sender)"
+
+
+@register.filter
+def breakable(address: str) -> SafeString:
+    """An address that is broken, where it is too long for its column, after its @ or a dot rather than anywhere."""
+    return format_html_join("", "{}<wbr>", ([part] for part in _PARTS.findall(address)))
+
+
+_PARTS = re.compile(r"[^@.]*[@.]|[^@.]+")
 
 
 @register.filter
 def subject(row: Recipient) -> str:
     """The subject of the mail; where it has none, or we never saw it, that."""
-    if row.message.subject:
+    if row.message.subject and was_read(row):
         return row.message.subject
     if row.state == State.REFUSED:
-        return "(refused when it had been sent)" if row.message.size else "(refused before it was sent)"
+        return "(refused when it had been sent)" if was_sent(row) else "(refused before it was sent)"
     return "(subject not known)" if row.state == State.UNFINISHED else "(no subject)"
 
 

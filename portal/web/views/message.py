@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.clickjacking import xframe_options_sameorigin
@@ -25,8 +24,9 @@ from portal.web.permissions import (
 from portal.web.preview import find_html, find_raw, make_preview
 from portal.web.words import PTR
 from quarantine.causes import Cause
-from quarantine.models import Category, Event, MessageKind, Recipient
-from quarantine.outcomes import name_event
+from quarantine.models import UNTAKEN, Category, MessageKind, Recipient
+from quarantine.outcomes import list_events, name_event, was_read, was_sent
+from quarantine.said import find_answer, read_said
 
 FRAME_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'"
 FILE_POLICY = "sandbox; default-src 'none'"
@@ -46,14 +46,17 @@ def message(request: HttpRequest, row: Recipient) -> HttpResponse:
 
 
 def get_facts(user: User, row: Recipient) -> dict[str, Any]:
-    trace = Event.objects.filter(Q(recipient=row) | Q(recipient=None), message=row.message).order_by("at", "pk")
     others = visible_to(user).filter(message=row.message).exclude(pk=row.pk)
-    sender = get_sender(row.message)
+    sender = get_sender(row)
     return {
         "row": row,
         "ptr": PTR.get(row.message.ptr_status, ""),
         "findings": [finding for finding in row.findings if isinstance(finding, dict)],
-        "trace": [(name_event(event, row), event) for event in trace[:MAX_EVENTS]],
+        "trace": [(name_event(event, row), event) for event in list_events(row)[:MAX_EVENTS]],
+        "was_read": was_read(row),
+        "was_taken": row.listed != UNTAKEN,
+        "was_sent": was_sent(row),
+        "is_to_rcpt": row.reply == find_answer(read_said(row.message.replies), row.address),
         "others": others.order_by("address")[:MAX_OTHERS],
         "sender": sender,
         "sender_domain": sender.rpartition("@")[2],
@@ -84,7 +87,11 @@ def list_scopes(user: User, row: Recipient) -> list[tuple[str, str]]:
 
 
 def may_look(user: User, row: Recipient) -> bool:
-    """The links and codes of a report of ours are a key to its mailbox: nobody but the owner sees inside."""
+    """Who was not taken for the message does not see what others got. And the links and codes of a report of ours are a
+    key to its mailbox: nobody but the owner sees inside.
+    """
+    if not was_read(row):
+        return False
     if row.message.kind == MessageKind.MAIL:
         return True
     return row.mailbox_id is not None and list_own_mailboxes(user).filter(pk=row.mailbox_id).exists()
@@ -101,7 +108,7 @@ def may_download(user: User, row: Recipient) -> bool:
 def rule_sender(request: HttpRequest, row: Recipient) -> HttpResponse:
     """Allow or block the sender of this message, or its whole domain."""
     user = get_user(request)
-    action, scope, sender = request.POST.get("action"), request.POST.get("scope", ""), get_sender(row.message)
+    action, scope, sender = request.POST.get("action"), request.POST.get("scope", ""), get_sender(row)
     if action not in SenderRule.Action.values or scope not in dict(list_scopes(user, row)) or "@" not in sender:
         raise Http404
     pattern = "@" + sender.rpartition("@")[2] if request.POST.get("whole") == "1" else sender

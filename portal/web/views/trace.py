@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.formats import date_format
@@ -31,16 +29,17 @@ from portal.web.permissions import (
 )
 from portal.web.words import explain, explain_ptr
 from quarantine.causes import name_cause
-from quarantine.models import UNTAKEN, Event, Message, Recipient
-from quarantine.outcomes import name_event, name_outcome
+from quarantine.models import UNTAKEN, Message, Recipient
+from quarantine.outcomes import list_events, name_event, name_outcome, was_read, was_sent
+from quarantine.queries import list_next_tries
 from quarantine.retention import UNTAKEN_DAYS
+from quarantine.said import Exchange, count_before_content, find_answer, read_said
 from quarantine.tracing import Found, Wanted, describe, find_page, list_ways
 
 LISTED = 50
 NAMED = 5  # domains or mailboxes of the viewer's that a sentence names
 MAX_EVENTS = 500
 MAX_OTHERS = 50
-RCPT = re.compile(r"RCPT\s+TO:\s*<(.*)>", re.IGNORECASE)
 
 
 @signed_in
@@ -69,6 +68,7 @@ def make_answer(request: HttpRequest, user: User, wanted: Wanted) -> dict[str, A
         query["from"] = "1"
     return {
         "rows": found.items,
+        "wanted": wanted,
         "searched": searched,
         "reached": found.reached,
         "older": urlencode(query | {"after": found.next}) if found.next else "",
@@ -102,15 +102,23 @@ def history(request: HttpRequest, row: Recipient) -> HttpResponse:
     """Everything about one mail for one recipient, from the sender's greeting to the last answer."""
     user = get_user(request)
     same = visible_to(user).filter(message=row.message).exclude(pk=row.pk)
-    events = Event.objects.filter(Q(recipient=row) | Q(recipient=None), message=row.message).order_by("at", "pk")
+    said = read_said(row.message.replies)
+    answer = find_answer(said, row.address)
+    job = list_next_tries([row]).get(row.pk)
     context = {
         "row": row,
         "headline": name_outcome(row),
         "advice": explain(row),
         "cause": name_cause(row.cause),
         "ptr": explain_ptr(row.message.ptr_status, row.message.ptr_detail),
-        "replies": list_replies(user, row.message, [row.address, *same.values_list("address", flat=True)]),
-        "events": [(name_event(event, row), event) for event in events[:MAX_EVENTS]],
+        "said": list_said(user, row, said, list(same.values_list("address", flat=True))),
+        "is_to_rcpt": row.reply == answer,
+        "was_read": was_read(row),
+        "was_sent": was_sent(row),
+        "job": job,
+        "is_being_tried": job is not None and job.is_in_hand(timezone.now()),
+        "is_due": job is not None and job.due_at <= timezone.now(),
+        "events": [(name_event(event, row), event) for event in list_events(row)[:MAX_EVENTS]],
         "others": same.order_by("address", "pk")[:MAX_OTHERS],
         "was_taken": row.listed != UNTAKEN,
         "has_no_name": row.cause == "reverse_dns",
@@ -120,29 +128,34 @@ def history(request: HttpRequest, row: Recipient) -> HttpResponse:
     return render_page(request, "web/history.html", context, page="trace")
 
 
-def list_replies(user: User, message: Message, visible: Iterable[str]) -> list[tuple[str, str]]:
-    """The commands and replies of the transaction, as far as they concern recipients whom the user may know of.
+def list_said(
+    user: User, row: Recipient, said: Sequence[Exchange], others: Sequence[str]
+) -> list[tuple[Exchange, bool]]:
+    """What was said in the transaction, as far as the user may know of it, and whether it was for other recipients.
 
-    The others may be blind copies: nothing that names them is told. A provider's rows have the provider's own only.
+    Who was not accepted at RCPT has nothing to do with what followed: it is told only to those who see some of the
+    `others` for whom it may have been.
     """
+    told = _list_known(user, row.message, said, [row.address, *others])
+    was_refused = find_answer(said, row.address)[:1] in {"4", "5"}
+    own = count_before_content(told) if was_refused else len(told)
+    return [(one, place >= own) for place, one in enumerate(told if others else told[:own])]
+
+
+def _list_known(user: User, message: Message, said: Sequence[Exchange], visible: Iterable[str]) -> list[Exchange]:
+    """The others may be blind copies: nothing that names them is told. A provider's rows have its own only."""
     if user.is_provider_admin:
-        return read_replies(message.replies)
+        return list(said)
     known = {address.lower() for address in visible}
     hidden = {address.lower() for address in message.recipients.values_list("address", flat=True)} - known
-    return [pair for pair in read_replies(message.replies) if _may_tell(*pair, known, hidden)]
+    return [one for one in said if _may_tell(one, known, hidden)]
 
 
-def read_replies(stored: Any) -> list[tuple[str, str]]:
-    pairs = stored if isinstance(stored, list) else []
-    return [(str(pair[0]), str(pair[1])) for pair in pairs if isinstance(pair, list) and len(pair) == 2]
-
-
-def _may_tell(command: str, reply: str, known: set[str], hidden: set[str]) -> bool:
-    verb = command[:4].upper()
+def _may_tell(one: Exchange, known: set[str], hidden: set[str]) -> bool:
+    verb = one.command[:4].upper()
     if verb == "RCPT":
-        named = RCPT.fullmatch(command.strip())
-        return named is not None and named.group(1).lower() in known and not _names(reply, hidden)
-    return not _names(reply, hidden) and (verb == "MAIL" or not _names(command, hidden))
+        return one.recipient in known and not _names(one.reply, hidden)
+    return not _names(one.reply, hidden) and (verb == "MAIL" or not _names(one.command, hidden))
 
 
 def _names(text: str, addresses: set[str]) -> bool:
