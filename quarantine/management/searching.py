@@ -22,7 +22,7 @@ from quarantine.management.telling import (
     show_time,
 )
 from quarantine.models import Recipient
-from quarantine.queries import find_trace, list_providers_of_trace, list_unrouted
+from quarantine.queries import find_trace, list_next_tries, list_providers_of_trace, list_unrouted
 from quarantine.tracing import (
     Wanted,
     describe,
@@ -95,7 +95,9 @@ def _list_routed(wanted: Wanted, limit: int, slug: str, *, whole: bool) -> tuple
         with schema_context(schema):
             rows = Recipient.objects.select_related("message").filter(pk__in=pks)
             if whole:
-                lines += [make_record(slugs[schema], row) for row in rows.prefetch_related("message__events")]
+                rows = rows.prefetch_related("message__events")
+                tries = list_next_tries(rows)
+                lines += [make_record(slugs[schema], row, tries.get(row.pk)) for row in rows]
             else:
                 lines += [make_line(slugs[schema], row) for row in rows]
     return lines, reached

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
+from django.utils import timezone
+
 from portal.tenants.models import ServiceProvider
 from quarantine.causes import name_cause
-from quarantine.models import Event, Message, Recipient
-from quarantine.outcomes import Outcome, get_outcome, name_event, name_outcome
-from quarantine.platform.models import Unrouted
+from quarantine.models import Event, Message, MessageKind, Recipient
+from quarantine.outcomes import Outcome, get_outcome, name_event, name_outcome, was_read
+from quarantine.platform.models import DeliveryJob, Unrouted
+from quarantine.queries import list_next_tries
+from quarantine.said import find_answer, read_said
 
 Line = dict[str, Any]
 OF_CONNECTION = ("ptr_status", "ptr_name", "ptr_detail", "ptr_milliseconds", "helo", "tls", "replies")
@@ -21,6 +25,8 @@ NOTHING_MORE: Line = {  # what a record of a recipient has besides
     "score": 0.0,
     "policy_release": 0,
     "attempts": 0,
+    "next_try": "",
+    "being_tried": False,
     "findings": [],
     "events": [],
 }
@@ -43,10 +49,18 @@ def make_message(provider: ServiceProvider, message: Message) -> dict[str, Any]:
     """All that is known of a message: as its provider's people may see it."""
     told = {"provider": provider.slug, "received_at": message.received_at.isoformat(), "sender": message.sender}
     recipients = sorted(message.recipients.all(), key=lambda row: row.pk)
+    tries = list_next_tries(recipients)
     return (
         told
         | make_facts(message)
-        | {"recipients": list(map(make_recipient, recipients)), "events": make_events(message, recipients)}
+        | {
+            "recipients": [
+                make_recipient(row, tries.get(row.pk))
+                | {"was_judged": message.kind == MessageKind.MAIL and was_read(row)}
+                for row in recipients
+            ],
+            "events": make_events(message, recipients),
+        }
     )
 
 
@@ -70,7 +84,8 @@ def make_facts(message: Message) -> dict[str, Any]:
     }
 
 
-def make_recipient(recipient: Recipient) -> dict[str, Any]:
+def make_recipient(recipient: Recipient, job: DeliveryJob | None) -> dict[str, Any]:
+    """`job`: its delivery that is still to be made."""
     return {
         "address": recipient.address,
         "outcome": get_outcome(recipient).value,
@@ -86,6 +101,8 @@ def make_recipient(recipient: Recipient) -> dict[str, Any]:
         "reply": recipient.reply,
         "cause": recipient.cause,
         "attempts": recipient.attempts,
+        "next_try": job.due_at.isoformat() if job else "",
+        "being_tried": job is not None and job.is_in_hand(timezone.now()),
     }
 
 
@@ -153,9 +170,9 @@ def make_unrouted_line(refusal: Unrouted) -> Line:
     return line | {"trace_id": refusal.trace_id, "provider": ""}
 
 
-def make_record(slug: str, recipient: Recipient) -> Line:
+def make_record(slug: str, recipient: Recipient, job: DeliveryJob | None) -> Line:
     """All that is known of one recipient of a message: for scripts. Every record has the same keys."""
-    told = make_line(slug, recipient) | make_recipient(recipient) | make_facts(recipient.message)
+    told = make_line(slug, recipient) | make_recipient(recipient, job) | make_facts(recipient.message)
     del told["address"]  # the line has it as `recipient`
     return told | {"events": make_events(recipient.message, [recipient])}
 
@@ -174,7 +191,9 @@ def describe_line(line: Line) -> str:
     times = f"  {line['times']} times" if line["times"] > 1 else ""
     at = show_time(datetime.fromisoformat(line["at"]))
     where = f"{line['provider'] or '-':<10}  {outcome:<24}  {line['client_ip'] or '-':<15}"
-    return f"{at}  {line['trace_id']}  {where}  <{line['sender']}> to <{line['recipient']}>{times}"
+    to = f" to <{line['recipient']}>" if line["recipient"] else ""
+    envelope = f"  <{line['sender']}>{to}" if line["sender"] or to else ""
+    return f"{at}  {line['trace_id']}  {where}{envelope}{times}".rstrip()
 
 
 def list_message_lines(told: dict[str, Any]) -> Iterator[str]:
@@ -188,36 +207,48 @@ def list_message_lines(told: dict[str, Any]) -> Iterator[str]:
     if told["size"]:
         yield f"  content    {told['size']} octets, SHA-256 {told['sha256']}"
     for recipient in told["recipients"]:
-        yield from list_recipient_lines(recipient)
+        yield from list_recipient_lines(recipient, told["replies"])
     yield from list_reply_lines(told["replies"])
     for event in told["events"]:
         who = " ".join(filter(None, [event["recipient"], event["actor"] and f"by {event['actor']}"]))
-        yield f"  {show_iso(event['at'])}  {event['label']}  {who}  {event['text']}"
+        yield "  " + "  ".join(filter(None, [show_iso(event["at"]), event["label"], who, event["text"]]))
 
 
 def list_connection_lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"  client     {told['client_ip'] or 'ourselves'}, helo {told['helo'] or '-'}, TLS {told['tls'] or 'none'}"
     why = f": {told['ptr_detail']}" if told["ptr_detail"] else ""
-    yield f"  PTR        {told['ptr_status'] or '-'} {told['ptr_name']} ({told['ptr_milliseconds']} ms){why}"
+    found = " ".join(filter(None, [told["ptr_status"] or "-", told["ptr_name"]]))
+    yield f"  PTR        {found} ({told['ptr_milliseconds']} ms){why}"
 
 
-def list_reply_lines(replies: Iterable[Sequence[str]]) -> Iterator[str]:
-    for command, reply in replies:
-        yield f"  said       {command or 'connection'}: {reply}"
+def list_reply_lines(replies: Any) -> Iterator[str]:
+    for one in read_said(replies):
+        after = f" (after {one.after})" if one.after else ""
+        yield f"  said       {one.command or 'connection'}: {one.reply}{after}"
 
 
-def list_recipient_lines(recipient: dict[str, Any]) -> Iterator[str]:
-    yield (
-        f"  recipient  {recipient['address']}: {recipient['outcome']}: {recipient['label']} "
-        f"({recipient['category']} {recipient['score']:.1f}, policy {recipient['policy_release']})"
-    )
+def list_recipient_lines(recipient: dict[str, Any], replies: Any) -> Iterator[str]:
+    judged = f" ({recipient['category']} {recipient['score']:.1f}, policy {recipient['policy_release']})"
+    judged = judged if recipient["was_judged"] else ""
+    yield f"  recipient  {recipient['address']}: {recipient['outcome']}: {recipient['label']}{judged}"
     if recipient["cause"]:
         yield f"    cause    {recipient['cause']}: {name_cause(recipient['cause'])}"
     if recipient["reply"]:
+        is_to_rcpt = recipient["reply"] == find_answer(read_said(replies), recipient["address"])
         attempts = f" (attempts: {recipient['attempts']})" if recipient["attempts"] else ""
-        yield f"    reply    {recipient['reply']}{attempts}"
+        yield f"    reply    {'to RCPT: ' if is_to_rcpt else ''}{recipient['reply']}{attempts}"
+    if recipient["next_try"]:
+        yield f"    next try {describe_try(recipient)}"
     for finding in recipient["findings"]:
         yield f"    finding  {finding.get('check')} {finding.get('points')}: {finding.get('text')}"
+
+
+def describe_try(recipient: dict[str, Any]) -> str:
+    """When its delivery is tried next."""
+    if recipient["being_tried"]:
+        return "being tried now"
+    is_due = datetime.fromisoformat(recipient["next_try"]) <= timezone.now()
+    return "due now" if is_due else show_iso(recipient["next_try"])
 
 
 def list_unrouted_lines(told: dict[str, Any]) -> Iterator[str]:
@@ -226,8 +257,12 @@ def list_unrouted_lines(told: dict[str, Any]) -> Iterator[str]:
     label = Outcome(told["outcome"]).label
     yield f"{told['outcome']}: {label}, without a provider, {show_iso(told['at'])}{times}"
     yield from list_connection_lines(told)
-    yield f"  sender     <{told['sender']}>"
-    yield f"  recipient  <{told['recipient']}>"
-    yield f"  cause      {told['cause']}: {name_cause(told['cause'])}"
-    yield f"  reply      {told['reply']}"
+    if told["sender"] or told["recipient"]:  # else it named neither, or nobody knows any more
+        yield f"  sender     <{told['sender']}>"
+    if told["recipient"]:
+        yield f"  recipient  <{told['recipient']}>"
+    if told["cause"]:
+        yield f"  cause      {told['cause']}: {name_cause(told['cause'])}"
+    if told["reply"]:
+        yield f"  reply      {told['reply']}"
     yield from list_reply_lines(told["replies"])

@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -16,7 +16,7 @@ from portal.tenants.people.models import Mailbox, MailboxAlias
 from quarantine import tracing
 from quarantine.models import Content, Event, Message, Recipient, State
 from quarantine.platform.models import DeliveryJob, HourlyCount, Unrouted
-from tests.kept_mail import keep
+from tests.kept_mail import keep, send_off
 from tests.running_courier import running_courier
 from tests.smtp_sink import Sink
 
@@ -92,7 +92,11 @@ def test_trace_finds_what_belonged_to_no_provider(capsys, db):
 @pytest.mark.parametrize(
     ("arguments", "sentence", "code"),
     [
-        (["01JAAAAAAAAAAAAAAAAA"], r"no trace: trace id 01JAAAAAAAAAAAAAAAAA\. Either we never saw", 1),
+        (
+            ["01JAAAAAAAAAAAAAAAAA"],
+            r"no trace: trace id 01JAAAAAAAAAAAAAAAAA\. Either we never gave that trace id .*shares one.*Look for",
+            1,
+        ),
         (
             ["ann@far.test"],
             r"no trace: from or to ann@far.test.*, nor: ann@far.test in the line From, since .*Ask the sender",
@@ -104,7 +108,11 @@ def test_trace_finds_what_belonged_to_no_provider(capsys, db):
             1,
         ),
         (["--unrouted"], "no trace: anything", 1),
-        (["nothing"], "no trace id, Message-ID, address", 2),
+        (["--client", "192.0.2.99"], "no trace: by the server 192.0.2.99.*on record after a minute or so", 1),
+        (["01JAAAAAAAAAAAAAAAAA", "--provider", "acme"], "no trace: .*leave --provider out", 1),
+        (["a@x.test b@y.test"], "no trace: from a@x.test to b@y.test, or back.*look for the recipient alone", 1),
+        (["nothing"], "“nothing” is no trace id, Message-ID, address.*two addresses: from whom and to whom", 2),
+        (["far.test"], "type an @ before it: @far.test", 2),
         ([], "Say what to look for", 2),
         (["--client", "300.0.0.1"], "no IP address", 2),
         (["--sender", "ann"], "no address such as", 2),
@@ -157,6 +165,9 @@ def history(db):
         (["--recipient", "bob@alpha.test"], ["one"]),
         (["--recipient", "@gamma.test"], ["other"]),
         (["--recipient", "zoe@no.test"], ["none"]),
+        (["ann@far.test bob@alpha.test"], ["one"]),
+        (["zoe@no.test ann@far.test"], ["none"]),
+        (["<ben@far.test> to <x@beta.test>"], ["refused"]),
         (["--message-id", "9@far.test"], ["refused"]),
         (["<9@far.test>"], ["refused"]),
         (["ann@office.test"], ["other"]),
@@ -221,9 +232,61 @@ def test_trace_of_one_is_its_whole_history(capsys, history):
     assert "attempts" not in told  # it was ours to answer
     assert f"content    {message.size} octets, SHA-256 {bytes(message.sha256).hex()}" in told
     told = call(capsys, "trace", history["none"])
-    assert "PTR        none  (41 ms)" in told
+    assert "PTR        none (41 ms)" in told
     assert "relay_denied: the domain is not ours" in told
     assert "said       MAIL FROM:<ann@far.test>: 250 2.1.0 ok" in told
+
+
+def test_trace_says_of_mail_that_waits_when_it_is_tried_next(capsys, db):
+    with schema_context("sp_acme"):
+        kept = send_off("bob@alpha.test", state=State.DEFERRED, reply="451 4.7.1 later", attempts=2)
+    call_trace = partial(call, capsys, "trace", kept.trace_id)
+    at = datetime(2100, 11, 2, 12, tzinfo=UTC)
+    assert "\n    next try due now\n" in call_trace()
+    DeliveryJob.objects.update(due_at=at)
+    assert "\n    next try 2100-11-02 12:00:00 UTC\n" in call_trace()
+    [line] = call_lines(capsys, "trace", kept.trace_id)
+    assert (line["next_try"], line["being_tried"]) == ("2100-11-02T12:00:00+00:00", False)
+    DeliveryJob.objects.update(claimed_until=at)
+    assert "\n    next try being tried now\n" in call_trace()
+    [line] = call_lines(capsys, "trace", kept.trace_id)
+    assert line["being_tried"] is True
+    DeliveryJob.objects.update(schema="sp_globex")
+    assert "next try" not in call_trace()
+
+
+def test_trace_says_how_long_after_the_beginning_something_was_said(capsys, message):
+    message.replies = [["", "220 hello", 0.0], ["DATA", "354 go", 3.21], ["end of data", "250 ok", 300], ["A", "B"]]
+    message.save()
+    told = call(capsys, "trace", message.trace_id)
+    for line in ("connection: 220 hello (after 0.0 s)", "DATA: 354 go (after 3.2 s)", "A: B"):
+        assert f"\n  said       {line}\n" in told
+    assert "end of data: 250 ok (after 5.0 min)" in told
+
+
+@pytest.mark.parametrize(
+    ("fields", "reply"),
+    [
+        ({"state": State.REFUSED, "cause": "reverse_dns", "reply": "553 no"}, "to RCPT: 553 no"),
+        ({"state": State.UNFINISHED, "cause": "timeout", "reply": "250 ok"}, "250 ok"),
+    ],
+)
+def test_trace_says_nothing_of_a_verdict_where_no_mail_was_judged(capsys, db, fields, reply):
+    with schema_context("sp_acme"):
+        kept = keep("bob@alpha.test", category="policy", score=0, **fields)
+        Message.objects.update(replies=[["RCPT TO:<bob@alpha.test>", "553 no"]])
+    told = call(capsys, "trace", kept.trace_id)
+    assert re.search(r"^  recipient  bob@alpha\.test: \w+: [\w ]+$", told, re.MULTILINE)
+    assert f"\n    reply    {reply}\n" in told
+
+
+def test_trace_leaves_out_what_a_connection_without_mail_has_not(capsys, db):
+    trace = "01JAAAAAAAAAAAAAAAAA"
+    Unrouted.objects.create(trace_id=trace, at=timezone.now(), outcome="unfinished", cause="no_mail", reply="")
+    told = call(capsys, "trace", trace)
+    assert "no_mail: the client sent no mail" in told
+    for label in ("reply", "recipient", "said", "sender"):
+        assert f"\n  {label} " not in told
 
 
 def test_trace_says_nothing_of_the_content_of_mail_that_was_never_sent(capsys, history):

@@ -17,11 +17,21 @@ from quarantine.tracing import CAUSES, NotUnderstoodError, Wanted, read_client, 
 
 MAX_ROWS = 1000
 MICROSECOND = timedelta(microseconds=1)
-HINT = (
-    "Either we never saw such a mail, or it is longer ago than traces are kept. A Message-ID finds only mail whose "
-    "content we took or refused: what was too big, put off or broken off has a sender and a recipient. Ask the "
-    "sender for the error message that came back: it names the server that refused."
+NEVER_SEEN = "Either we never saw such a mail, or it is longer ago than traces are kept."
+BY_MESSAGE_ID = (
+    "A Message-ID finds only mail whose content we took or refused: what was too big, put off or broken off has a "
+    "sender and a recipient."
 )
+ASK = "Ask the sender for the error message that came back: it names the server that refused."
+MISSED_ID = (
+    "Either we never gave that trace id (is it typed right?), or it is longer ago than traces are kept, or its record "
+    "is that of another: what reached no provider (such as mail announced as too big, or connections without mail) "
+    "shares one when it is alike and comes together, under the trace id of the first. Look for the sender, the "
+    "recipient or the address of the sending server instead."
+)
+NOT_YET = "A connection that brought no mail is on record after a minute or so: if it has just been, look again then."
+ONLY_THERE = "Only one provider was searched: leave --provider out to search the others, and what reached none."
+ENVELOPE = "A newsletter's envelope may have another sender than its line From: look for the recipient alone."
 
 
 class Command(BaseCommand):
@@ -30,7 +40,11 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "text", nargs="?", default="", help="a trace id, <Message-ID>, address, @domain, IP address or network"
+            "text",
+            nargs="?",
+            default="",
+            help="a trace id, <Message-ID>, address, two addresses in quotes (from whom and to whom, either way),"
+            " @domain, IP address or network",
         )
         for name, metavar, text in (
             ("sender", "ADDRESS", "of the envelope; or @domain"),
@@ -60,7 +74,8 @@ class Command(BaseCommand):
         lines = find_lines(wanted, limit=options["limit"], whole=options["json"], **which)
         if not lines.items:
             raise CommandError(
-                f"There is no trace: {lines.searched}. {say_reached(lines) or HINT}", returncode=NOT_FOUND
+                f"There is no trace: {lines.searched}. {say_reached(lines) or advise(wanted, options['provider'])}",
+                returncode=NOT_FOUND,
             )
         if options["json"]:
             self.stdout.writelines(json.dumps(line) + "\n" for line in lines.items)
@@ -89,6 +104,13 @@ def read_wanted(options: dict[str, Any]) -> Wanted:
     except NotUnderstoodError as error:
         raise CommandError(str(error), returncode=BAD_CALL) from error
     return wanted.also(**{name: value for name, value in given.items() if value})
+
+
+def advise(wanted: Wanted, slug: str) -> str:
+    """What it can mean that nothing was found, and where else to look."""
+    told = [MISSED_ID] if wanted.trace_id else [NEVER_SEEN, BY_MESSAGE_ID if wanted.message_id else "", ASK]
+    told += [ENVELOPE if wanted.pair else "", NOT_YET if wanted.client else "", ONLY_THERE if slug else ""]
+    return " ".join(filter(None, told))
 
 
 def list_history(told: dict[str, Any]) -> Iterator[str]:
