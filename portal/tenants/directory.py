@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict, defaultdict
@@ -303,6 +304,8 @@ class Directory:
         async with connection:
             await connection.execute(f"LISTEN {CHANNEL}")
             self._drop(PUBLIC)
+            with contextlib.suppress(DirectoryUnavailable):
+                await self._get_domains()  # for `recall_domain`: while mail is put off, nobody asks
             self.listening.set()
             async for notice in connection.notifies():
                 self._drop(notice.payload)
