@@ -12,6 +12,7 @@ PATH = re.compile(rb'<((?:"(?:[^"\\]|\\.)*"|[^"<>])*)>(.*)', re.DOTALL)
 ROUTE = re.compile(r"^@[^:]*:")  # @a,@b: before the address, to be accepted and ignored (RFC 5321 appendix C)
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 ATOMS = re.compile(r'^[^\s"(),:;<>@\[\\\]]+$')
+ESCAPE = re.compile(r"\\(.)")
 QUOTED = re.compile(r'^"(?:[^"\\<>]|\\[^<>])*"$')
 DOMAIN = re.compile(r"^[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*$", re.IGNORECASE)
 LITERAL = re.compile(r"^\[(?:IPv6:)?[0-9a-f:.]+\]$", re.IGNORECASE)
@@ -46,12 +47,15 @@ def read_path(argument: bytes, keyword: bytes) -> Path:
         raise SyntaxProblem
     try:
         text = found[1].decode()
-        words = found[2].decode("ascii").split()
     except UnicodeDecodeError as error:
         raise AddressError from error
-    if found[2][:1] not in (b"", b" ", b"\t"):
+    if found[2][:1] not in (b"", b" ", b"\t") or not found[2].isascii():
         raise SyntaxProblem
-    return Path(text, dict(map(_read_parameter, words)))
+    words = found[2].decode().split()
+    parameters = dict(map(_read_parameter, words))
+    if len(parameters) < len(words):  # which of the two would hold?
+        raise SyntaxProblem
+    return Path(text, parameters)
 
 
 def _read_parameter(word: str) -> tuple[str, str | None]:
@@ -64,8 +68,9 @@ def _read_parameter(word: str) -> tuple[str, str | None]:
 def read_address(path: str, *, utf8: bool) -> str:
     """The address in a path, as it was written but for its domain: in ASCII form, without a trailing dot.
 
-    A source route is dropped, `postmaster` may stand alone, the empty path is the empty string. The last @ divides,
-    so a quoted one never makes a second domain. Raises NeedsUtf8Error or AddressError.
+    A source route is dropped, quotes around what needs none are (RFC 5321 4.1.2: the two are the same), `postmaster`
+    may stand alone, the empty path is the empty string. The last @ divides, so a quoted one never makes a second
+    domain. Raises NeedsUtf8Error or AddressError.
     """
     if not path:
         return ""
@@ -79,7 +84,15 @@ def read_address(path: str, *, utf8: bool) -> str:
     local, at, domain = address.rpartition("@")
     if not at or not (ATOMS.match(local) or QUOTED.match(local)):
         raise AddressError
-    return f"{local}@{_read_domain(domain)}"
+    return f"{_unquote(local)}@{_read_domain(domain)}"
+
+
+def _unquote(local: str) -> str:
+    """`"bob"` -> `bob`; what is something else without its quotes is returned as it is."""
+    if not local.startswith('"'):
+        return local
+    bare = ESCAPE.sub(r"\1", local[1:-1])
+    return bare if ATOMS.match(bare) and all(bare.split(".")) else local
 
 
 def _read_domain(domain: str) -> str:
