@@ -34,7 +34,7 @@ from quarantine.causes import Cause
 from quarantine.content import compress
 from quarantine.examiners import Examiners
 from quarantine.models import State
-from quarantine.records import END_OF_DATA, EVERYBODY, Filing, Outcome, Transaction, Unrouted
+from quarantine.records import END_OF_DATA, EVERYBODY, Filing, Outcome, Said, Transaction, Unrouted
 from quarantine.store import Store
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Result(Enum):
     KEPT = "kept"
     REFUSED = "refused"  # every recipient's verdict was a refusal
     LOOPING = "looping"
+    RETURNED = "returned"  # it has been here before
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +373,9 @@ def judge_for_all(
 
 def decide(verdicts: Iterable[Verdict], examined: Examined) -> Result:
     """One reply answers all recipients: it is a refusal only when every verdict is one."""
-    if examined.hops > MAX_RECEIVED_HEADERS or examined.own_traces > MAX_OWN_TRACES:
+    if examined.own_traces > MAX_OWN_TRACES:
+        return Result.RETURNED
+    if examined.hops > MAX_RECEIVED_HEADERS:
         return Result.LOOPING
     return Result.REFUSED if all(verdict.action is Action.REFUSE for verdict in verdicts) else Result.KEPT
 
@@ -418,7 +421,7 @@ def _make_filings(
 
 
 def _make_outcome(recipient: Recipient, verdict: Verdict, result: Result, reply: str) -> Outcome:
-    if result is Result.LOOPING:
+    if result in {Result.LOOPING, Result.RETURNED}:
         return make_refusal(recipient, verdict, Cause.LOOP, reply, Cause.LOOP.label)
     if result is Result.REFUSED:
         return make_refusal(recipient, verdict, Cause.POLICY, reply, explain(verdict))
@@ -443,7 +446,8 @@ def make_left(left: Left, domain: ServedDomain) -> Outcome:
 
 
 def _with_answer(transaction: Transaction, reply: str) -> Transaction:
-    return replace(transaction, said=(*transaction.said, (EVERYBODY, END_OF_DATA, reply)))
+    said = Said(EVERYBODY, END_OF_DATA, reply, transaction.seconds)
+    return replace(transaction, said=(*transaction.said, said))
 
 
 def _make_note(transaction: Transaction, schema: str, outcomes: Iterable[Outcome]) -> Filing:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import sql
 
@@ -24,9 +24,17 @@ MAX_REPLIES = 1200  # of a transaction that are kept, and always the last
 RECEIPT_SECONDS = 600  # RFC 5321 4.5.3.2.6: so long a client may wait for the reply to its final dot
 UNHEARD_SECONDS = 86_400  # where we told it to come again: it does so when it likes
 
-# Whom it concerns (a provider's schema, NOBODY of ours, or EVERYBODY), a command, and the reply that was given to it.
-Said = tuple[str, str, str]
 EVERYBODY, NOBODY = "", "public"
+PAUSE_SECONDS = 1.0  # a reply that came later than that tells when
+
+
+class Said(NamedTuple):
+    """A command and its reply, and whom it concerns: a provider's schema, NOBODY of ours, or EVERYBODY."""
+
+    whose: str
+    command: str
+    reply: str
+    seconds: float = 0.0  # since the transaction began
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +49,20 @@ class Transaction:
     tls: str = ""
     ptr: PtrEvidence = field(default_factory=PtrEvidence)
     said: tuple[Said, ...] = ()
+    seconds: float = 0.0  # since it began
 
-    def tell(self, whose: str) -> list[tuple[str, str]]:
-        """The commands and replies that concern one provider: nobody learns of another's recipients."""
+    def tell(self, whose: str) -> list[tuple[str | float, ...]]:
+        """The commands and replies that concern one provider, late ones with the seconds since the transaction began:
+        nobody learns of another's recipients.
+        """
         said = self.said if len(self.said) <= MAX_REPLIES else (*self.said[: MAX_REPLIES - 1], self.said[-1])
-        return [(command, reply) for one, command, reply in said if one in {EVERYBODY, whose}]
+        return [
+            (one.command, one.reply, round(one.seconds, 1))
+            if one.seconds >= PAUSE_SECONDS
+            else (one.command, one.reply)
+            for one in said
+            if one.whose in {EVERYBODY, whose}
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +303,7 @@ def make_statement(record: Filing | Unrouted) -> Statement:
         return get_file_statement(record.schema, FILE_ONE, FIRST), values | {"receipt_seconds": RECEIPT_SECONDS}
     values["outcomes"] = dump_json(list(map(describe_outcome, outcomes)))
     if record.sha256 is None:
-        reply = told[-1][1] if told else ""
+        reply = str(told[-1][1]) if told else ""
         values |= {"known": "deferred", "known_text": clean(f"{reply} [{UNHEARD}]", 1000)}
         return get_file_statement(record.schema, FILE_MANY, FIRST_OF_NOTE), values
     if record.receipt is None:
@@ -302,8 +319,8 @@ def _is_plain(record: Filing) -> bool:
     It also has one where this comes so late that it was noted as put off. Then the unique index refuses it, as it
     should: its sender was told to come again, under another trace id.
     """
-    said = [reply for whose, _, reply in record.transaction.said if whose == record.schema]
-    is_first = len(record.transaction.said) < MAX_REPLIES and all(reply.startswith("2") for reply in said)
+    said = record.transaction.said
+    is_first = len(said) < MAX_REPLIES and all(one.reply.startswith("2") for one in said if one.whose == record.schema)
     return is_first and len(record.outcomes) == 1 and record.outcomes[0].mailbox_id is not None
 
 

@@ -16,12 +16,13 @@ from quarantine.gateway.replies import Reply
 from quarantine.gateway.services import Services
 from quarantine.gateway.story import MAX_SAID, Declined, Mail
 from quarantine.intake import await_ptr
-from quarantine.records import NOBODY, Transaction
+from quarantine.records import Transaction
 
 UNKNOWN_PTR = PtrEvidence(PtrStatus.UNKNOWN, detail="not known yet")
 MAX_VERB = 20
 OF_MAIL = {"MAIL", "RCPT", "DATA", "BDAT"}
-PROBE = [("QUIT", str(replies.BYE))]  # all that /healthz says
+CONNECTED = "CONNECT"  # what is answered with the greeting is called so
+PROBE = [CONNECTED, "QUIT"]  # all that /healthz does
 # Ends by us that say nothing about mail, once mail has come over the connection.
 HARMLESS = {replies.BYE, replies.TOO_SLOW, replies.STOPPING}
 
@@ -42,7 +43,8 @@ class ClientSession(Connection):
         self._broken: Reply | None = None  # what was said to a chunk without which the others are worth nothing
         self._declined: Declined | None = None
         self._transactions = 0
-        self._said: list[tuple[str, str]] = []  # of a connection that has not brought mail yet
+        self._said: list[tuple[str, Reply]] = []  # since the last transaction, and told to the next
+        self._is_told = False  # the reply to the command under way, of a transaction that is over
 
     @property
     def is_under_way(self) -> bool:
@@ -50,10 +52,12 @@ class ClientSession(Connection):
 
     @property
     def is_probe(self) -> bool:
-        return self._said == PROBE and (self._peer == self._own_ip or self._services.is_ours(self._peer))
+        is_like_one = len(self._said) == len(PROBE) and [command for command, _ in self._said] == PROBE
+        return is_like_one and (self._peer == self._own_ip or self._services.is_ours(self._peer))
 
     def begin(self) -> None:
         self._begin(self._peer)
+        self.answered(CONNECTED, replies.greet(self.hostname))
 
     def _begin(self, ip: str) -> None:
         """The evidence of the client is asked for now, and awaited at RCPT."""
@@ -76,8 +80,12 @@ class ClientSession(Connection):
             self._leave(cause, reply)
         elif not self._transactions and cause in {Cause.QUIT, Cause.DISCONNECTED}:
             self._note(Cause.NO_MAIL, None)
-        elif not self._transactions or (reply and reply not in HARMLESS):
+        elif not self._transactions or (reply and reply not in HARMLESS) or self._has_erred():
             self._note(cause, reply)
+
+    def _has_erred(self) -> bool:
+        """Whether an error was answered that no transaction tells of."""
+        return any(reply.is_error and not reply.is_last for _, reply in self._said)
 
     def forget_client(self) -> None:
         self._leave(Cause.RESET)
@@ -108,13 +116,15 @@ class ClientSession(Connection):
     def _leave(self, cause: Cause, reply: Reply | None = None) -> None:
         """The transaction, if there is one, ends without a message: by the client, or by us with a reply."""
         self._settle()
-        mail = self._mail
+        mail, chunks = self._mail, self._chunks
         self._forget_mail()
         if mail is None:
             return
+        if chunks:
+            mail.octets = chunks.size
         if reply:
             mail.say(cause.label, reply)
-        transaction = self._sketch(mail)
+        transaction = replace(self._sketch(mail), received_at=mail.began_at)  # nothing was, and that is when it came
         if (
             not self._services.intake.note_left(transaction, mail.list_left(cause, reply), mail.filed)
             and not mail.refused
@@ -123,17 +133,29 @@ class ClientSession(Connection):
 
     def _note(self, cause: Cause, reply: Reply | None, mail: Mail | None = None, recipient: str = "") -> None:
         """Put on the operator's record what reached no provider."""
-        said = tuple((NOBODY, command, text) for command, text in self._said)
-        transaction = self._sketch(mail) if mail else replace(self._sketch(Mail("", utf8=True)), said=said)
-        self._services.ledger.add(transaction, cause, reply, recipient)
+        self._services.ledger.add(self._sketch(mail or self._open(Mail("", utf8=True))), cause, reply, recipient)
+
+    def _open(self, mail: Mail) -> Mail:
+        """The mail, which tells what was said before it, too."""
+        for command, reply in self._said:
+            mail.tell(command, reply)
+        self._said.clear()
+        return mail
 
     def sign(self, name: str, reply: Reply) -> Reply:
         mail = self._mail or (self._declined and self._declined.mail)
         return mail.sign(reply) if mail and name in OF_MAIL else reply
 
     def answered(self, name: str, reply: Reply) -> None:
-        if len(self._said) < MAX_SAID and not self._transactions:
-            self._said.append((name[:MAX_VERB], str(reply)))
+        """Have it told: by the open transaction (which knows best itself), else by the next, or by the connection."""
+        mail = self._mail or (self._declined and self._declined.mail)
+        if mail:
+            if not mail.is_told:
+                mail.tell(name[:MAX_VERB], reply)
+            mail.is_told = False
+        elif not self._is_told and len(self._said) < MAX_SAID:
+            self._said.append((name[:MAX_VERB], reply))
+        self._is_told = False
 
     async def _await_ptr(self) -> PtrEvidence:
         assert self._ptr is not None  # noqa: S101 - begun with the session
@@ -151,6 +173,7 @@ class ClientSession(Connection):
             tls=self._tls,
             ptr=ptr,
             said=tuple(mail.said),
+            seconds=mail.seconds,
         )
 
 

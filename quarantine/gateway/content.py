@@ -13,7 +13,7 @@ from quarantine.faults import name_fault
 from quarantine.gateway import replies
 from quarantine.gateway.client import ClientSession
 from quarantine.gateway.connection import find_cause
-from quarantine.gateway.inlet import Chunks, Data, in_step
+from quarantine.gateway.inlet import Chunks, Data, Progress, in_step
 from quarantine.gateway.memory import Share
 from quarantine.gateway.replies import Reply
 from quarantine.gateway.story import Mail
@@ -38,13 +38,14 @@ class ContentSession(ClientSession):
         assert self._mail is not None  # noqa: S101 - else its content would have been refused
         self._send(replies.GO_AHEAD)
         self._mail.say("DATA", replies.GO_AHEAD)
-        share = Share(self._services.memory, self._ip)
+        share, progress = Share(self._services.memory, self._ip), Progress(self._loop.time())
         try:
             with in_step():
                 data = await self._inlet.read_data(
-                    limit=self._limits.message_octets, pace=self._limits.pace, share=share
+                    limit=self._limits.message_octets, pace=self._limits.pace, share=share, progress=progress
                 )
         except BaseException:
+            self._mail.octets = progress.size
             share.empty()
             raise
         return await self._take(data, share.empty)
@@ -53,7 +54,9 @@ class ContentSession(ClientSession):
         """A chunk that is refused is read all the same, and so are those that came with it (RFC 3030 section 2)."""
         found = CHUNK.fullmatch(argument)
         if not found:
-            self._send(self.sign("BDAT", replies.BDAT_SYNTAX))
+            reply = self.sign("BDAT", replies.BDAT_SYNTAX)
+            self._send(reply)
+            self.answered("BDAT", reply)
             return replies.OUT_OF_STEP
         size, is_last, was_broken = int(found[1]), bool(found[2]), self._broken is not None
         reply = await self._take_chunk(size, is_last=is_last)
@@ -78,6 +81,8 @@ class ContentSession(ClientSession):
             reply = await self._take(chunks.get_data(), chunks.close)
             self._broken = reply
             return reply
+        assert self._mail is not None  # noqa: S101 - else the chunk would have been refused
+        self._mail.say(f"BDAT {size}", replies.CHUNK_OK)
         return replies.CHUNK_OK
 
     def _start_chunks(self, limit: int) -> Chunks:
@@ -91,11 +96,24 @@ class ContentSession(ClientSession):
                 self._declined.mail.say(command, reply)
             return reply
         if mail.recipients:
-            return None
+            return self._defer_content(mail)
         reply = replies.NO_VALID_RECIPIENTS if mail.refused else replies.SEND_RCPT_FIRST
         reply = replies.TEMPORARY if mail.left else reply
         mail.say(command, reply)
         return reply
+
+    def _defer_content(self, mail: Mail) -> Reply | None:
+        """What has come to be in the way of storing it since its recipients were taken. The transaction is over then:
+        its end is on record.
+        """
+        refusal = None if self._chunks else self._services.load.refuse_content()
+        if refusal is None:
+            return None
+        reply, cause = refusal
+        self._put_off(mail, cause, reply)
+        self._forget_mail()
+        self._is_told = True
+        return mail.sign(reply)
 
     async def _take(self, data: Data, give_back: Callable[[], None]) -> Reply:
         """See a message that has come whole to its end, whatever becomes of the client meanwhile: its 250 may be lost,
@@ -105,6 +123,7 @@ class ContentSession(ClientSession):
         assert mail is not None  # noqa: S101 - else its content would have been refused
         self._messages += 1
         self._mail = self._chunks = None  # from now on it is not the connection's
+        self._is_told = True
         work = asyncio.ensure_future(self._receive(mail, data))
         self._services.pending.add(work)
         work.add_done_callback(self._services.pending.discard)
@@ -154,4 +173,5 @@ def make_answers(trace_id: str) -> dict[Result, Reply]:
         Result.KEPT: replies.accept(trace_id),
         Result.REFUSED: replies.REFUSED_BY_POLICY,
         Result.LOOPING: replies.LOOPING,
+        Result.RETURNED: replies.RETURNED,
     }

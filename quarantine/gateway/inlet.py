@@ -61,11 +61,11 @@ class Progress:
     def __init__(self, began: float) -> None:
         self._began = began
         self._earned = 0.0  # seconds after the grace
-        self._size = 0
+        self.size = 0
         self._dropped_at: float | None = None
 
     def add(self, octets: int, pace: Pace, now: float) -> None:
-        self._size += octets
+        self.size += octets
         most = max(now + pace.credit - self._began - pace.grace, 0)
         self._earned = min(self._earned + octets / pace.rate, most)
 
@@ -73,7 +73,7 @@ class Progress:
         """Nothing of it is kept. Raises ClientSilentError where it is so large that its end is not waited for."""
         if self._dropped_at is None:
             self._dropped_at = now
-        if self._size > max(limit * DROPPED_TIMES, DROPPED_OCTETS):
+        if self.size > max(limit * DROPPED_TIMES, DROPPED_OCTETS):
             raise ClientSilentError
 
     def get_seconds_left(self, pace: Pace, now: float) -> float:
@@ -207,13 +207,12 @@ class Inlet:
             raise LineTooLongError
         return line
 
-    async def read_data(self, *, limit: int, pace: Pace, share: Share) -> Data:
+    async def read_data(self, *, limit: int, pace: Pace, share: Share, progress: Progress) -> Data:
         """A message up to CRLF.CRLF: nothing else ends it. Beyond `limit` octets, or where its share of the memory
         cannot grow, it is read and dropped.
         """
         body = bytearray(b"\r\n")  # what ended the DATA command: a dot in the first line ends the message too
         dropped = dots = 0
-        progress = Progress(self._loop.time())
         while True:
             known = len(body)
             body += self._buffer

@@ -97,15 +97,21 @@ class Load:
 
     def refuse_mail(self, client: str = "") -> Refusal | None:
         """What the recipients of a new message are told, as things stand; None: there is nothing against it."""
-        if self._store.is_closed:
-            return self._note(UNAVAILABLE)
-        if self._is_full:
-            return self._note(NO_SPACE)
+        if refusal := self.refuse_content():
+            return refusal
         if any(limit.is_over for limit in self._limits.values()):
             return self._note(OVERLOADED)
         if self._examiners.get_waiting_seconds(client) > EXAMINERS_SECONDS:
             return self._note(OVERLOADED)
         return None
+
+    def refuse_content(self) -> Refusal | None:
+        """What is told to a client that is about to send a message whose recipients were taken: only what would keep it
+        from being stored. It is let in before others where there is merely much to do.
+        """
+        if self._store.is_closed:
+            return self._note(UNAVAILABLE)
+        return self._note(NO_SPACE) if self._is_full else None
 
     def _note(self, refusal: Refusal) -> Refusal:
         self.shed[refusal[1].value] += 1

@@ -121,6 +121,7 @@ RELAY_DENIED = Reply(550, "5.7.1", "Relaying denied: we take no mail for this do
 UNKNOWN_MAILBOX = Reply(550, "5.1.1", "No such mailbox here")
 TOO_BIG = Reply(552, "5.3.4", "Message is larger than this server accepts")
 LOOPING = Reply(554, "5.4.6", "Routing loop: too many Received headers")
+RETURNED = Reply(554, "5.4.6", "Routing loop: this message has passed here before")
 REFUSED_BY_POLICY = Reply(554, "5.7.1", "Message refused by policy")
 
 

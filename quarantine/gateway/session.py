@@ -27,6 +27,12 @@ log = logging.getLogger(__name__)
 
 HTTP_VERBS = {"GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT"}
 KNOWN_BUT_NOT_HERE = {"AUTH", "ETRN", "EXPN", "HELP", "SAML", "SEND", "SOML", "TURN"}
+TLS_HANDSHAKE = "\x16\x03"  # the first octets of a client that wants TLS without asking (RFC 8446 section 5.1)
+PROBLEMS = {
+    SyntaxProblem: replies.MAIL_SYNTAX,
+    NeedsUtf8Error: replies.SMTPUTF8_NEEDED,
+    AddressError: replies.BAD_SENDER,
+}
 MAX_SHOWN = 320  # octets of an argument that could not be read
 
 
@@ -36,7 +42,7 @@ class Session(ContentSession):
     async def obey(self, name: str, argument: bytes) -> Reply:
         if command := self.COMMANDS.get(name):
             return await command(self, argument)
-        if name in HTTP_VERBS:
+        if name in HTTP_VERBS or name.startswith(TLS_HANDSHAKE):
             return replies.NOT_SMTP
         return replies.NOT_IMPLEMENTED if name in KNOWN_BUT_NOT_HERE else replies.UNKNOWN_COMMAND
 
@@ -107,7 +113,7 @@ class Session(ContentSession):
         self._settle()
         self._transactions += 1
         mail, reply = self._read_mail(argument)
-        mail.say(f"MAIL FROM:<{mail.sender}>", reply)
+        self._open(mail).say(f"MAIL {show(argument)}", reply)
         self._broken = None
         if reply.is_error:
             self._declined = Declined(mail, CAUSES[reply], reply)
@@ -116,17 +122,14 @@ class Session(ContentSession):
         return reply
 
     def _read_mail(self, argument: bytes) -> tuple[Mail, Reply]:
-        nobody = Mail(show(argument), utf8=True)
         try:
             path = read_path(argument, b"FROM:")
             utf8 = "SMTPUTF8" in path.parameters
             mail = Mail(read_address(path.text, utf8=utf8), utf8)
-        except SyntaxProblem:
-            return nobody, replies.MAIL_SYNTAX
-        except NeedsUtf8Error:
-            return nobody, replies.SMTPUTF8_NEEDED
-        except AddressError:
-            return nobody, replies.BAD_SENDER
+        except (SyntaxProblem, AddressError) as error:
+            given = show(argument).strip()
+            given = given[len("FROM:") :] if given.upper().startswith("FROM:") else given
+            return Mail(given.strip(" \t<>"), utf8=True), PROBLEMS[type(error)]
         if problem := self._check_mail_parameters(path):
             return mail, problem
         mail.deferral = self._find_deferral(int(path.parameters.get("SIZE") or 0))
@@ -162,6 +165,7 @@ class Session(ContentSession):
             self._overhear(argument, said)
             return said
         if self._chunks or self._broken:
+            mail.say(f"RCPT {show(argument)}", replies.BDAT_UNDER_WAY, self._whose(argument, mail))
             return replies.BDAT_UNDER_WAY
         address, problem = read_recipient(argument, utf8=mail.utf8)
         if problem:
@@ -186,6 +190,12 @@ class Session(ContentSession):
             if address.lower() not in mail.refused:  # whose refusal is being put on record
                 mail.leave(Left(address, domain, None, Cause.DISCONNECTED, "", "unfinished"))
             raise
+
+    def _whose(self, argument: bytes, mail: Mail) -> str:
+        """Whom it concerns what is said to a RCPT that is not looked at."""
+        address, problem = read_recipient(argument, utf8=mail.utf8)
+        domain = None if problem else self._services.recipients.recall_domain(address)
+        return domain.schema if domain else NOBODY
 
     async def _admit(self, mail: Mail, address: str) -> Reply:
         """Accept or refuse a recipient; a refusal is on record before it is said."""

@@ -66,11 +66,25 @@ class Mail:
     said: list[Said] = field(default_factory=list)
     filed: set[str] = field(default_factory=set)  # providers with a refusal of it on record
     refused: set[str] = field(default_factory=set)  # recipients
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    octets: int = 0  # of its content, where the end of that did not come
+    is_told: bool = False  # the reply to the command under way
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return max((datetime.now(UTC) - self.began_at).total_seconds(), 0.0)
 
     def say(self, command: str, reply: Reply, whose: str = EVERYBODY) -> None:
+        """Put on record what is answered, which is signed."""
+        self.tell(command, self.sign(reply), whose)
+
+    def tell(self, command: str, reply: Reply, whose: str = EVERYBODY) -> None:
+        """Put on record what was answered, as it is."""
+        self.is_told = True
         if len(self.said) >= MAX_REPLIES:
             self.said.pop()
-        self.said.append((whose, command[:MAX_COMMAND], str(self.sign(reply))))
+        self.said.append(Said(whose, command[:MAX_COMMAND], str(reply), self.seconds))
 
     def sign(self, reply: Reply) -> Reply:
         return replies.sign(reply, self.trace_id)
@@ -111,12 +125,20 @@ class Mail:
 
     def list_left(self, cause: Cause, reply: Reply | None) -> list[Left]:
         """All recipients that are neither taken nor refused, when the transaction ends for this reason."""
-        text, outcome = str(self.sign(reply or replies.RECIPIENT_OK)), name_outcome(cause, reply)
+        text, outcome = self._recall_answer(reply), name_outcome(cause, reply)
+        reason = f"{cause.label}, after {self.octets:,} octets of content" if self.octets else ""
         ended = [
-            Left(each.given, each.addressee.domain, each.addressee.mailbox_id, cause, text, outcome)
+            Left(each.given, each.addressee.domain, each.addressee.mailbox_id, cause, text, outcome, reason)
             for each in self.recipients.values()
         ]
         return [*self.left.values(), *ended]
+
+    def _recall_answer(self, reply: Reply | None) -> str:
+        """The last that recipients who are taken heard: this one, what all heard, or what was said to each of them."""
+        if reply:
+            return str(self.sign(reply))
+        last = self.said[-1]
+        return last.reply if last.whose == EVERYBODY else str(replies.RECIPIENT_OK)
 
 
 def name_outcome(cause: Cause, reply: Reply | None) -> str:

@@ -19,7 +19,7 @@ from quarantine.gateway.limits import Limits
 from quarantine.models import Event, Message, Recipient, State
 from quarantine.outcomes import name_event
 from quarantine.platform.models import Receipt
-from quarantine.records import UNHEARD, Filing
+from quarantine.records import UNHEARD, Filing, Said
 from quarantine.store import Store, StoreUnavailableError
 from quarantine.trace_id import make_trace_id
 from tests.quarantine.gateways import RunningGateway, run_gateway
@@ -166,7 +166,7 @@ def make_late(*addresses: str) -> tuple[Filing, Filing]:
     """A message whose commit hangs, and the note that it was put off."""
 
     def tell(filing: Filing, reply: str) -> Filing:
-        return replace(filing, transaction=replace(filing.transaction, said=(("", "end of data", reply),)))
+        return replace(filing, transaction=replace(filing.transaction, said=(Said("", "end of data", reply),)))
 
     message = make_same()
     outcomes = tuple(replace(message.outcomes[0], address=address) for address in addresses)
@@ -205,7 +205,7 @@ def test_a_note_that_is_written_twice_is_there_once(monkeypatch):
         sha256=None,
         stored=None,
         receipt=None,
-        transaction=replace(make_same().transaction, said=(("", "end of data", TEMPORARY),)),
+        transaction=replace(make_same().transaction, said=(Said("", "end of data", TEMPORARY),)),
     )
 
     async def work() -> None:

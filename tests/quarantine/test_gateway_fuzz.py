@@ -15,7 +15,7 @@ from quarantine.delivery.smtp import NOT_IN_PATH
 from quarantine.delivery.wire import encode, normalise
 from quarantine.gateway.addresses import AddressError, SyntaxProblem, read_address, read_path
 from quarantine.gateway.connection import split_command
-from quarantine.gateway.inlet import Chunks, Data, Inlet, LineTooLongError, Pace
+from quarantine.gateway.inlet import Chunks, Data, Inlet, LineTooLongError, Pace, Progress
 from quarantine.gateway.memory import Memory, Share
 from quarantine.gateway.session import Session
 from quarantine.gateway.xclient import read_xclient
@@ -61,7 +61,7 @@ def read_data(wire: bytes, cuts: list[int], *, limit: int = 10**6, room: int = 1
     async def read(inlet: Inlet) -> Data:
         memory.change("other", 1)  # else a message that is alone finds any room
         share = Share(memory, "client")
-        data = await inlet.read_data(limit=limit, pace=Pace(), share=share)
+        data = await inlet.read_data(limit=limit, pace=Pace(), share=share, progress=Progress(0.0))
         share.empty()
         return data
 

@@ -80,6 +80,7 @@ SAID = {
     "UNKNOWN_MAILBOX": ["EHLO x", MAIL, "RCPT TO:<no@alpha.test>"],
     "TOO_BIG": ["EHLO x", f"{MAIL} SIZE=4001"],
     "LOOPING": ["EHLO x", MAIL, RCPT, "DATA", "Received: x\r\n" * 101 + CONTENT],
+    "RETURNED": ["EHLO x", MAIL, RCPT, "DATA", "X-Lazaret-Trace: x by lazaret.localhost\r\n" * 2 + CONTENT],
     "REFUSED_BY_POLICY": ["EHLO x", MAIL, "RCPT TO:<bea@beta.test>", "DATA", SPAM.decode() + "."],
     "refuse": [f"XCLIENT ADDR={WITHOUT_PTR}", "EHLO x", MAIL, RCPT],
     "sign": ["EHLO x", MAIL, "RCPT TO:<no@alpha.test>"],

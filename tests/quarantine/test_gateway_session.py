@@ -102,6 +102,8 @@ TOO_BIG = "552 5.3.4 Message is larger than this server accepts"
         ("<>", SENDER_OK, ""),  # A01
         ("<@a.test,@b.test:ann@c.test>", SENDER_OK, "ann@c.test"),  # A05
         ('<"a b"@c.test>', SENDER_OK, '"a b"@c.test'),  # A06
+        ('<"a..b"@c.test>', SENDER_OK, '"a..b"@c.test'),
+        ('<"a\\.b"@c.test>', SENDER_OK, "a.b@c.test"),
         ("<" + "x" * 64 + "@c.test>", SENDER_OK, "x" * 64 + "@c.test"),  # A12
         (" <Ann@C.test>", SENDER_OK, "Ann@C.test"),
         ("<ann@[192.0.2.1]>", SENDER_OK, "ann@[192.0.2.1]"),
@@ -120,6 +122,8 @@ TOO_BIG = "552 5.3.4 Message is larger than this server accepts"
         ("<ann@c.test> SMTPUTF8=1", "501 5.5.4 SMTPUTF8 takes no value", None),  # A26
         ("<ann@c.test> SIZE=52428800", SENDER_OK, "ann@c.test"),
         ("<ann@c.test> SIZE=52428801", TOO_BIG, None),  # L02
+        ("<ann@c.test> SIZE=1 size=2", SENDER_SYNTAX, None),
+        ("<ann@c.test> SMTPUTF8 SIZE=²", SENDER_SYNTAX, None),
         ("<ann@c.test> SIZE=abc", "501 5.5.4 SIZE is a number of octets", None),  # L03
         ("<ann@c.test> SIZE=" + "9" * 20, TOO_BIG, None),  # L04
         ("<ann@c.test> SIZE=" + "9" * 3000, TOO_BIG, None),
@@ -149,6 +153,9 @@ UNKNOWN_MAILBOX = "550 5.1.1 No such mailbox here"
         ("<PostMaster>", RECIPIENT_OK),  # A03
         ("<postmaster@beta.test>", RECIPIENT_OK),  # A04
         ("<@foreign.test:bob@alpha.test>", RECIPIENT_OK),
+        ('<"bob"@alpha.test>', RECIPIENT_OK),  # A06
+        ('<"bob+tag"@alpha.test>', RECIPIENT_OK),
+        ("<postmaster+tag@alpha.test>", UNKNOWN_MAILBOX),
         ('<"you@evil.test"@alpha.test>', UNKNOWN_MAILBOX),  # A07
         ("<you@evil.test>", RELAY_DENIED),  # A08
         ("<you%evil.test@alpha.test>", UNKNOWN_MAILBOX),  # A09
@@ -258,6 +265,13 @@ def test_xclient_begins_a_new_session(gateway):
 def test_http_is_sent_away(gateway):  # D37
     client = gateway.connect()
     assert client.ask("GET / HTTP/1.1") == "421 4.7.0 This is an SMTP server, closing the connection"
+    assert client.is_closed()
+
+
+def test_tls_without_asking_is_sent_away(gateway):
+    client = gateway.connect()
+    client.send(b"\x16\x03\x01\x00\x07\x01\x00\x00\x03\x03\x03\n")
+    assert client.read_reply() == "421 4.7.0 This is an SMTP server, closing the connection"
     assert client.is_closed()
 
 

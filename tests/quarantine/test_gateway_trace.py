@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 import struct
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db.models import Sum
 from django_tenants.utils import schema_context
 
+from quarantine import records
 from quarantine.gateway import load
 from quarantine.gateway.inlet import Pace
 from quarantine.gateway.limits import Limits
-from quarantine.gateway.replies import NO_ROOM, TOO_MANY_ERRORS
+from quarantine.gateway.replies import NO_ROOM, RETURNED, TOO_MANY_ERRORS
 from quarantine.intake import MAX_UNROUTED
 from quarantine.models import Event, Message, Recipient
 from quarantine.platform.models import HourlyCount, Unrouted
@@ -26,6 +28,7 @@ from tests.running_courier import wait_until
 pytestmark = pytest.mark.usefixtures("committed")
 
 ENVELOPE = [["MAIL FROM:<ann@sender.test>", SENDER_OK], ["RCPT TO:<bob@alpha.test>", RECIPIENT_OK]]
+OPENING = [["CONNECT", "220 lazaret.localhost ESMTP"]]
 CAROL = "RCPT TO:<carol@alpha.test>"
 
 
@@ -38,16 +41,18 @@ def gateway(django_db_setup, django_db_blocker):
 
 def read_story(gateway: RunningGateway, schema: str = "sp_acme") -> dict[str, Any]:
     """The one message of a provider, its recipients and its events, when everything is written; its trace id, with
-    which errors end, is left off.
+    which errors end, is left off. What was said before MAIL is apart.
     """
     gateway.settle()
     with schema_context(schema):
         message = Message.objects.get()
         rows = Recipient.objects.order_by("id").values_list("address", "state", "cause")
         signature = f" (trace {message.trace_id})"
-        replies = [[command, reply.removesuffix(signature)] for command, reply in message.replies]
+        said = [[command, reply.removesuffix(signature), *late] for command, reply, *late in message.replies]
+        begin = next((n for n, (command, *_) in enumerate(said) if command.startswith("MAIL ")), len(said))
         events = [(one.kind, one.text.replace(signature, "")) for one in Event.objects.order_by("id")]
-        return {"replies": replies, "rows": list(rows), "events": events, "message": message}
+        told = {"opening": said[:begin], "replies": said[begin:]}
+        return told | {"rows": list(rows), "events": events, "message": message}
 
 
 def list_counts() -> dict[tuple[str, str, str], int]:
@@ -68,6 +73,7 @@ def test_a_message_that_was_taken_tells_every_reply(gateway):
     reply = client.mail(data=CLEAN)
     client.close()
     story = read_story(gateway)
+    assert story["opening"] == [*OPENING, ["EHLO", "250 lazaret.localhost"]]
     assert story["replies"] == [
         *ENVELOPE,
         ["DATA", "354 End data with <CR><LF>.<CR><LF>"],
@@ -85,6 +91,7 @@ def test_what_was_refused_at_rcpt_is_told_with_what_followed(gateway):
     assert story["replies"][1:] == [
         ["RCPT TO:<bob@alpha.test>", refusal],
         ["DATA", "554 5.5.1 No valid recipients"],
+        ["QUIT", "221 2.0.0 Bye"],
     ]
     assert story["rows"] == [("bob@alpha.test", "refused", "reverse_dns")]
     assert story["message"].ptr_status == "none"
@@ -127,13 +134,107 @@ def test_a_client_that_does_not_finish_is_on_record(gateway, end, cause):
     assert not Unrouted.objects.exists()
 
 
-def test_a_client_that_falls_silent_is_on_record(gateway):
+def test_a_client_that_falls_silent_is_on_record_with_when_and_after_how_much(gateway, monkeypatch):
+    monkeypatch.setattr(records, "PAUSE_SECONDS", 0.2)
     client = gateway.open()
     client.talk(MAIL, RCPT, "DATA")
+    client.send(b"Subject: half\r\n")
     assert client.read_reply() == "421 4.4.2 Timeout, closing the connection"
     story = read_story(gateway)
     assert story["rows"] == [("bob@alpha.test", "unfinished", "timeout")]
-    assert story["replies"][-1] == ["the client was too slow", "421 4.4.2 Timeout, closing the connection"]
+    command, reply, seconds = story["replies"][-1]
+    assert (command, reply) == ("the client was too slow", "421 4.4.2 Timeout, closing the connection")
+    assert seconds >= 0.3
+    [(_, text)] = story["events"]
+    assert text == f"{reply} [the client was too slow, after 15 octets of content]"
+    with schema_context("sp_acme"):
+        assert Event.objects.get().at - story["message"].received_at >= timedelta(seconds=0.3)
+
+
+def test_how_much_had_come_in_chunks(gateway):
+    client = gateway.open()
+    client.talk(MAIL, RCPT)
+    client.send(b"BDAT 10\r\n0123456789BDAT 9\r\n0123")
+    assert client.read_reply() == "250 2.0.0 Chunk received"
+    client.close()
+    story = read_story(gateway)
+    assert story["replies"][2:] == [["BDAT 10", "250 2.0.0 Chunk received"]]
+    assert story["events"] == [
+        ("unfinished", "250 2.0.0 Chunk received [the client hung up, after 14 octets of content]")
+    ]
+
+
+def test_every_reply_amid_a_transaction_is_told(gateway):
+    client = gateway.open()
+    client.talk("NOOP", MAIL)
+    strays = ["BOGUS", MAIL, "BDAT x1 LAST", "VRFY bob"]
+    said = client.talk(*strays[:2], RCPT, *strays[3:])
+    client.send(b"BDAT 5\r\n01234")
+    said += [client.read_reply(), client.ask("DATA"), client.ask(CAROL), client.ask("QUIT")]
+    client.close()
+    story = read_story(gateway)
+    commands = ["BOGUS", "MAIL", RCPT, "VRFY", "BDAT 5", "DATA", CAROL, "QUIT"]
+    signature = f" (trace {story['message'].trace_id})"
+    assert story["opening"][-1] == ["NOOP", "250 2.0.0 Ok"]
+    assert story["replies"] == [
+        ENVELOPE[0],
+        *([command, reply.removesuffix(signature)] for command, reply in zip(commands, said, strict=True)),
+    ]
+
+
+def test_errors_that_belong_to_no_transaction_are_told_by_the_connection(gateway):
+    client = gateway.open()
+    client.mail(data=CLEAN)
+    client.talk("BOGUS", "DATA", "QUIT")
+    client.close()
+    assert list_unrouted(gateway) == [("unfinished", "quit", "", 1)]
+    assert Unrouted.objects.get().replies == [
+        ["BOGUS", "500 5.5.2 Command not recognized"],
+        ["DATA", "503 5.5.1 Send MAIL first"],
+        ["QUIT", "221 2.0.0 Bye"],
+    ]
+
+
+def test_a_sender_that_cannot_be_read_is_told_as_it_was_given(gateway):
+    client = gateway.open()
+    client.talk("MAIL FROM:<broken", "QUIT")
+    client.close()
+    gateway.settle()
+    row = Unrouted.objects.get(cause="syntax")
+    assert row.sender == "broken"
+    assert ["MAIL FROM:<broken", f"501 5.5.4 Syntax: MAIL FROM:<address> and parameters (trace {row.trace_id})"] in (
+        row.replies
+    )
+
+
+@pytest.mark.parametrize("deferral", [load.NO_SPACE, load.UNAVAILABLE])
+@pytest.mark.parametrize("command", [b"DATA\r\n", b"BDAT 4\r\nabcdBDAT 3 LAST\r\ndef"])
+def test_content_is_not_asked_for_where_it_cannot_be_stored_any_more(gateway, monkeypatch, deferral, command):
+    client = gateway.open()
+    client.talk(MAIL, RCPT)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(gateway.services.load), "refuse_content", lambda _: deferral)
+        client.send(command)
+        said = [client.read_reply() for _ in range(command.count(b"\r\n"))]
+    assert client.mail(data=CLEAN).startswith("250 ")  # the session goes on
+    client.close()
+    gateway.settle()
+    with schema_context("sp_acme"):
+        first, _ = Message.objects.order_by("received_at")
+        assert said == [str(deferral[0])] * len(said)
+        row, reply = first.recipients.get(), f"{deferral[0]} (trace {first.trace_id})"
+        assert (row.state, row.cause, row.reply) == ("unfinished", deferral[1], reply)
+        assert first.replies[-1] == ["end of data", reply]
+
+
+def test_of_a_gateway_that_puts_mail_off_from_the_start_the_recipients_are_found(gateway, monkeypatch):
+    """Nobody has asked it for a recipient before."""
+    monkeypatch.setattr(load.Load, "refuse_mail", lambda *_: load.NO_SPACE)
+    with run_gateway() as fresh:
+        client = fresh.open()
+        client.talk(MAIL, RCPT, "QUIT")
+        client.close()
+        assert read_story(fresh)["rows"] == [("bob@alpha.test", "unfinished", "no_space")]
 
 
 def test_what_we_put_off_is_on_record_as_such(gateway, monkeypatch):
@@ -216,7 +317,7 @@ def test_recipients_named_before_mail_was_answered_are_on_record(gateway):
     story = read_story(gateway)
     assert story["rows"] == [("bob@alpha.test", "refused", "too_big")]
     assert story["events"][0][0] == "refused"
-    commands = ["MAIL FROM:<ann@sender.test>", "RCPT TO:<bob@alpha.test>", "DATA"]
+    commands = [f"{MAIL} SIZE=999999999", "RCPT TO:<bob@alpha.test>", "DATA"]
     assert story["replies"] == [list(pair) for pair in zip(commands, replies, strict=True)]
     assert not Unrouted.objects.exists()
 
@@ -242,7 +343,7 @@ def test_whom_mail_is_put_off_for_is_on_their_providers_record(gateway, monkeypa
         story = read_story(gateway, schema)
         assert story["rows"] == [(address, "unfinished", cause)]
         assert [kind for kind, _ in story["events"]] == ["deferred"]
-        assert story["replies"] == [ENVELOPE[0], [f"RCPT TO:<{address}>", reply], ["DATA", TEMPORARY]]
+        assert story["replies"][:3] == [ENVELOPE[0], [f"RCPT TO:<{address}>", reply], ["DATA", TEMPORARY]]
     assert list_unrouted(gateway) == [("deferred", cause, reply, 1)]
     assert list_counts()["sp_acme", "deferred", cause] == 1
 
@@ -272,7 +373,7 @@ def test_connections_without_mail_share_a_row(gateway):
         ("unfinished", "no_mail", "", 3),
     ]
     replies = Unrouted.objects.get(cause="not_smtp").replies
-    assert replies == [["GET", "421 4.7.0 This is an SMTP server, closing the connection"]]
+    assert replies == [*OPENING, ["GET", "421 4.7.0 This is an SMTP server, closing the connection"]]
 
 
 def test_a_flood_of_strangers_costs_a_few_rows_and_hides_no_client(gateway, monkeypatch):
@@ -347,7 +448,7 @@ def test_our_own_trace_seen_twice_is_a_loop(gateway):  # D27
     other = own.replace(b"lazaret.localhost", b"mx.other.test")
     client = gateway.open()
     assert client.mail(data=own + other + other + CLEAN).startswith("250 ")
-    assert client.mail(data=own + own + CLEAN).startswith("554 5.4.6 ")
+    assert client.mail(data=own + own + CLEAN).startswith(str(RETURNED))
     client.close()
     with schema_context("sp_acme"):
         wait_until(lambda: Recipient.objects.filter(state="refused", cause="loop").exists())

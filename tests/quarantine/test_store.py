@@ -24,7 +24,7 @@ from quarantine.delivery.rows import FEW, LOAD, SMALL, in_schema
 from quarantine.models import Content, Event, Message, Recipient, State
 from quarantine.platform.models import DeliveryJob, HourlyCount
 from quarantine.platform.models import Unrouted as UnroutedRow
-from quarantine.records import Filing, Outcome, Transaction, Unrouted, clean
+from quarantine.records import Filing, Outcome, Said, Transaction, Unrouted, clean
 from quarantine.store import DurabilityError, Store, StoreUnavailableError
 from quarantine.trace_id import make_trace_id
 
@@ -328,7 +328,7 @@ def list_counts() -> dict[tuple[str, str, str], int]:
 
 
 def make_unrouted(**changes) -> Unrouted:
-    transaction = Transaction(make_trace_id(), datetime.now(UTC), "192.0.2.1", "", said=(("", "EHLO", "250 hi"),))
+    transaction = Transaction(make_trace_id(), datetime.now(UTC), "192.0.2.1", "", said=(Said("", "EHLO", "250 hi"),))
     return replace(Unrouted(transaction, "", "421 4.7.0 no", Cause.NOT_SMTP, times=3), **changes)
 
 
