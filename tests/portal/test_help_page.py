@@ -135,6 +135,49 @@ def test_names_of_strangers_are_shown_as_text(dns, name):
     assert "is not a full host name" in get_seen(response)
 
 
+REFUSED = "Your mail was refused because its server has no reverse DNS"
+
+
+def test_only_the_address_of_the_link_is_said_to_be_in_the_error_message(dns):
+    said = f"It is in the error message you received: {IP}."
+    assert said in get_text(browse().get(f"{PATH}?ip={IP}"))
+    for typed in (IP, "10.1.2.3"):
+        text = get_text(check(typed))
+        assert "It is in the error message you received." in text
+        assert f"received: {typed}" not in text
+
+
+def test_who_has_a_name_is_not_asked_to_set_it(dns):
+    dns.add(IP, NAME)
+    text = get_text(check())
+    assert REFUSED not in text
+    assert "Please set the reverse DNS" not in text
+    assert "Send your message again." in text
+    dns.answer(NAME, "A", "192.0.2.99")
+    text = get_text(check())
+    assert REFUSED not in text
+    assert "Please set the reverse DNS" not in text
+    assert f'Give <span class="mono">{NAME}</span> an A record with the address' in text
+
+
+def test_who_has_none_is_told_what_to_ask_for(dns):
+    text = get_text(check())
+    assert REFUSED in text
+    assert f"Please set the reverse DNS (PTR record) of {IP} to" in text
+
+
+def test_what_is_not_known_to_be_without_a_name_is_not_asked_for(dns):
+    dns.everything = "SERVFAIL"
+    assert "Please set the reverse DNS (PTR record) of our mail server’s address to" in get_text(check())
+    assert "Please set the reverse DNS (PTR record) of our mail server’s address to" in get_text(check("10.1.2.3"))
+
+
+@pytest.mark.parametrize("host", ["acme.localhost", PLATFORM])
+def test_there_is_always_somebody_to_ask(db, host):
+    text = get_text(browse().get(PATH, HTTP_HOST=host))
+    assert "write to the postmaster of the domain you wrote to" in text
+
+
 # Who may ask, and how
 
 

@@ -29,6 +29,7 @@ def reverse_dns(request: HttpRequest) -> HttpResponse:
     asked = request.POST if request.method == "POST" else request.GET
     address = read_address(asked.get("ip", ""))
     context: dict[str, Any] = {"typed": request.POST.get("ip", "")[:MAX_CHARACTERS], "status": HTTPStatus.OK}
+    context["is_linked"] = request.method != "POST"  # by the error message: then the address is the refused one
     if address:
         context |= {"ip": str(address), "name": address.reverse_pointer}
     if request.method == "POST":
