@@ -17,7 +17,8 @@ from quarantine.outcomes import COUNTED
 from quarantine.platform.models import HourlyCount
 
 DNS = "dns"
-KINDS: dict[str, str] = {outcome.value: str(outcome.label) for outcome in COUNTED}
+REPEATED = "repeated"  # taken before: the sender had not heard so. No mail has this for its outcome
+KINDS: dict[str, str] = {outcome.value: str(outcome.label) for outcome in COUNTED} | {REPEATED: "Sent again"}
 ENOUGH = 40  # look-ups, without which no share is reckoned
 LOOK_UPS = Q(schema="", kind=DNS)
 DNS_ANSWERED = ("ok", "none", "mismatch", "malformed", "skipped")  # the answer was had, whatever it was
@@ -67,8 +68,8 @@ def of_domains(schema: str, domains: Iterable[int]) -> Q:
     return of_provider(schema) & Q(domain_id__in=list(domains))
 
 
-def share_failures(look_ups: Iterable[Count]) -> list[str]:
-    """For what look-ups failed, with the share of all in whole percent, the most frequent first; nothing of too few.
+def share_failures(look_ups: Iterable[Count]) -> list[str] | None:
+    """For what look-ups failed, with the share of all in whole percent, the most frequent first; None of too few.
 
     A look-up belongs to no provider, so providers are told no numbers: from these each could reckon the others' mail.
     """
@@ -76,8 +77,8 @@ def share_failures(look_ups: Iterable[Count]) -> list[str]:
     for count in look_ups:
         sums[count.cause] += count.number
     total = sums.total()
-    if total < ENOUGH:
-        return []
+    if 0 < total < ENOUGH:
+        return None
     failed = [(cause, 100 * number // total) for cause, number in sums.most_common() if cause not in DNS_ANSWERED]
     return [f"{name_failure(cause)} ({f'{share} %' if share else 'under 1 %'})" for cause, share in failed]
 

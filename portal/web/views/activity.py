@@ -21,7 +21,17 @@ from portal.tenants.database import get_schema
 from portal.tenants.people.models import User
 from portal.web.pages import choose_time_zone, render_page
 from portal.web.permissions import admin_only, get_user, list_domains
-from quarantine.activity import ENOUGH, KINDS, LOOK_UPS, Count, count_by_hour, of_domains, of_provider, share_failures
+from quarantine.activity import (
+    ENOUGH,
+    KINDS,
+    LOOK_UPS,
+    REPEATED,
+    Count,
+    count_by_hour,
+    of_domains,
+    of_provider,
+    share_failures,
+)
 from quarantine.outcomes import Outcome
 from quarantine.platform.heartbeat import find_rule_off
 from quarantine.retention import COUNT_DAYS
@@ -58,7 +68,7 @@ def activity(request: HttpRequest) -> HttpResponse:
         since, until = spans[-1].since, spans[0].until
         context = make_table(spans, count_by_hour(choose(user), since=since, until=until))
         context |= {"day": day, "by_day": by_day, "kept": COUNT_DAYS, "enough": ENOUGH}
-        context["failures"] = list_failures(spans, count_by_hour(LOOK_UPS, since=since, until=until))
+        context |= list_failures(spans, count_by_hour(LOOK_UPS, since=since, until=until))
     context["rule_off"] = find_rule_off()
     return render_page(request, "web/activity.html", context, page="activity")
 
@@ -70,10 +80,13 @@ def choose(user: User) -> Q:
     return of_domains(get_schema(), list_domains(user).values_list("pk", flat=True))
 
 
-def list_failures(spans: list[Span], look_ups: list[Count]) -> list[tuple[str, list[str]]]:
-    """The hours or days in which look-ups of reverse DNS failed, and for what."""
-    told = ((span.label, share_failures(one for one in look_ups if one.hour in span)) for span in spans)
-    return [(label, failures) for label, failures in told if failures]
+def list_failures(spans: list[Span], look_ups: list[Count]) -> dict[str, Any]:
+    """The hours or days in which look-ups of reverse DNS failed, and for what; and those with too few to tell."""
+    told = [(span.label, share_failures(one for one in look_ups if one.hour in span)) for span in spans]
+    return {
+        "failures": [(label, failures) for label, failures in told if failures],
+        "too_few": [label for label, failures in told if failures is None],
+    }
 
 
 def read_day(text: str) -> date | None:
@@ -130,6 +143,7 @@ def make_table(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
                 sums[span][key] += count.number
     totals: Counter[Cause] = sum(sums.values(), Counter())
     columns = sorted(labels, key=lambda key: (list(KINDS).index(key[0]), -totals[key], key[1]))
+    whole = Span(spans[-1].since, spans[0].until, "together")
     groups = Counter("Taken" if key in TAKEN else KINDS[key[0]] for key in columns)
     return {
         "columns": [labels[key] for key in columns],
@@ -138,7 +152,7 @@ def make_table(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
             (span, [make_cell(span, key, sums[span][key], labels[key]) for key in columns], not +sums[span])
             for span in spans
         ],
-        "totals": [{"number": totals[key], "label": name_cell(key, labels[key])} for key in columns],
+        "totals": [make_cell(whole, key, totals[key], labels[key]) for key in columns],
         "is_empty": not totals,
     }
 
@@ -146,7 +160,8 @@ def make_table(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
 def make_cell(span: Span, key: Cause, number: int, label: str) -> dict[str, Any]:
     kind, cause = key
     query = {"since": span.since.isoformat(), "until": span.until.isoformat(), "outcome": kind, "cause": cause}
-    url = urlencode({name: value for name, value in query.items() if value}) if number else ""
+    leads_on = number and kind != REPEATED
+    url = urlencode({name: value for name, value in query.items() if value}) if leads_on else ""
     return {"number": number, "label": name_cell(key, label), "query": url}
 
 
