@@ -28,7 +28,8 @@ class Exchange:
     @property
     def is_of_content(self) -> bool:
         """Whether content was sent, or began to be: for those recipients who had been accepted, and for no other."""
-        return self.command == END_OF_DATA or (self.command[:4].upper() == "DATA" and self.reply.startswith("3"))
+        is_asked_for = self.command[:4].upper() in {"DATA", "BDAT"} and self.reply[:1] in {"2", "3"}
+        return self.command == END_OF_DATA or is_asked_for
 
     @property
     def after(self) -> str:

@@ -289,6 +289,20 @@ def test_who_was_refused_is_not_told_that_the_mail_went_on_to_others(acme):
         assert text not in page
 
 
+def test_who_was_refused_is_not_told_that_the_mail_went_on_in_chunks(acme):
+    row, _ = split()
+    message = row.message
+    message.refresh_from_db()
+    message.replies = [
+        ["BDAT 9", "250 2.0.0 Chunk received"] if command == "DATA" else [command, reply]
+        for command, reply in message.replies
+    ]
+    message.save()
+    page = get_text(browse("bob").get(f"/trace/{row.pk}/"))
+    assert "RCPT TO:&lt;bob@alpha.test&gt;" in page
+    assert "Chunk received" not in page
+
+
 @pytest.mark.parametrize("who", ["dora", "alice"])
 def test_an_admin_sees_that_the_mail_went_on_and_for_whom_it_did_not(acme, who):
     row, other = split()
