@@ -10,6 +10,8 @@ import pytest
 from portal.stack import postgres
 from portal.stack.postgres import EmbeddedPostgres, fit_to_machine
 
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HUGE = THP.read_text() if THP.is_file() else ""
 MARKER = "marker-of-a-subject"
 
 
@@ -40,6 +42,16 @@ def test_no_value_of_a_failing_statement_is_logged(server, cursor):
     assert "mail_subject_key" in log
     assert "division by zero" in log
     assert MARKER not in log
+
+
+@pytest.mark.skipif("[madvise]" not in HUGE, reason="the kernel gives huge pages to everybody, or to nobody")
+def test_what_connections_remember_is_on_huge_pages(server):
+    with psycopg.connect(server.url) as connection:
+        for number in range(2000):  # in memory until the connection ends
+            connection.execute(f"PREPARE p{number} AS SELECT count(*) FROM pg_class WHERE oid = {number}")
+        pid = connection.info.backend_pid
+        [line] = [line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if "AnonHuge" in line]
+    assert int(line.split()[1]) > 0
 
 
 @pytest.mark.parametrize(
