@@ -22,6 +22,7 @@ UNKNOWN_PTR = PtrEvidence(PtrStatus.UNKNOWN, detail="not known yet")
 MAX_VERB = 20
 OF_MAIL = {"MAIL", "RCPT", "DATA", "BDAT"}
 CONNECTED = "CONNECT"  # what is answered with the greeting is called so
+NO_COMMAND = "(no command)"  # an empty line, or one that is too long
 PROBE = [CONNECTED, "QUIT"]  # all that /healthz does
 # Ends by us that say nothing about mail, once mail has come over the connection.
 HARMLESS = {replies.BYE, replies.TOO_SLOW, replies.STOPPING}
@@ -148,13 +149,14 @@ class ClientSession(Connection):
 
     def answered(self, name: str, reply: Reply) -> None:
         """Have it told: by the open transaction (which knows best itself), else by the next, or by the connection."""
+        command = name[:MAX_VERB] or NO_COMMAND
         mail = self._mail or (self._declined and self._declined.mail)
         if mail:
             if not mail.is_told:
-                mail.tell(name[:MAX_VERB], reply)
+                mail.tell(command, reply)
             mail.is_told = False
         elif not self._is_told and len(self._said) < MAX_SAID:
-            self._said.append((name[:MAX_VERB], reply))
+            self._said.append((command, reply))
         self._is_told = False
 
     async def _await_ptr(self) -> PtrEvidence:

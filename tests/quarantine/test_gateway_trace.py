@@ -185,11 +185,12 @@ def test_every_reply_amid_a_transaction_is_told(gateway):
 def test_errors_that_belong_to_no_transaction_are_told_by_the_connection(gateway):
     client = gateway.open()
     client.mail(data=CLEAN)
-    client.talk("BOGUS", "DATA", "QUIT")
+    client.talk("BOGUS", "", "DATA", "QUIT")
     client.close()
     assert list_unrouted(gateway) == [("unfinished", "quit", "", 1)]
     assert Unrouted.objects.get().replies == [
         ["BOGUS", "500 5.5.2 Command not recognized"],
+        ["(no command)", "500 5.5.2 Command not recognized"],
         ["DATA", "503 5.5.1 Send MAIL first"],
         ["QUIT", "221 2.0.0 Bye"],
     ]
