@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from django.contrib.postgres.indexes import HashIndex
 from django.db import models
 from django.db.models import Case, When
-from django.db.models.functions import Lower, Now
+from django.db.models.functions import Left, Lower, Now
 
 from portal.tenants.people.models import Mailbox
 
@@ -35,6 +34,7 @@ class State(models.TextChoices):
 
 
 LISTED = [State.QUARANTINED, State.HELD, State.RELEASING, State.RELEASED]  # states with lists of their own
+INDEXED_LENGTH = 250  # characters of a Message-ID: a B-tree takes no 998
 UNTAKEN = "untaken"  # `Recipient.listed` of what is refused or unfinished
 
 
@@ -78,7 +78,12 @@ class Message(models.Model):
         indexes: ClassVar = [
             models.Index(Lower("sender"), models.F("received_at").desc(), name="message_sender"),
             models.Index(fields=["client_ip", "-received_at"], name="message_client"),
-            HashIndex(fields=["message_id"], name="message_message_id"),  # longer ones than a B-tree takes
+            models.Index(
+                Left("message_id", INDEXED_LENGTH),
+                models.F("received_at").desc(),
+                name="message_message_id",
+                condition=~models.Q(message_id=""),
+            ),
         ]
 
     def __str__(self) -> str:

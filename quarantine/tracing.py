@@ -18,13 +18,13 @@ from typing import Any
 from django.core.exceptions import EmptyResultSet
 from django.db import connection
 from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
-from django.db.models.functions import Lower
+from django.db.models.functions import Left, Lower
 from django.db.models.lookups import Exact
 from psycopg import sql
 
 from portal.tenants.models import MailDomain
 from quarantine.causes import Cause, name_cause
-from quarantine.models import Message, Recipient
+from quarantine.models import INDEXED_LENGTH, Message, Recipient
 from quarantine.outcomes import CONDITIONS, WAS_READ, Outcome
 from quarantine.platform.models import Unrouted
 from quarantine.queries import SCHEMAS_A_QUERY, read_place, write_place
@@ -243,7 +243,7 @@ def _list_exact(wanted: Wanted, rows: QuerySet[Recipient], *, is_wide: bool) -> 
         return [Way(rows.filter(message__trace_id=wanted.trace_id))]  # the unique index of trace_id
     if wanted.pair:
         return _list_both_ways(wanted, rows)
-    ways = [Way(rows.filter(message__message_id=wanted.message_id))] if wanted.message_id else []
+    ways = [Way(rows.filter(*_has_message_id(wanted.message_id)), SENT_AT)] if wanted.message_id else []
     if _is_address(wanted.party):
         others = rows.exclude(message__message_id=wanted.message_id) if wanted.message_id else rows
         ways.append(Way(others.filter(_is_for(wanted.party))))
@@ -274,6 +274,12 @@ def _is_for(address: str) -> Exact:
 
 def _is_from(address: str) -> Exact:
     return Exact(Lower("message__sender"), address)  # index message_sender
+
+
+def _has_message_id(message_id: str) -> tuple[Exact, Q]:
+    """Index message_message_id: it has what a Message-ID begins with, and none that is empty."""
+    begins = Exact(Left("message__message_id", INDEXED_LENGTH), message_id[:INDEXED_LENGTH])
+    return begins, Q(message__message_id=message_id)
 
 
 def has_many(network: Network | None, rows: QuerySet[Any]) -> bool:

@@ -390,6 +390,39 @@ def test_no_search_reads_a_large_table_through(many):
             assert not reads_whole(plan), plan
 
 
+def test_a_message_id_that_thousands_of_messages_have_reads_only_its_page(many):
+    first = 25_000
+    Message.objects.filter(received_at__lte=DAY - timedelta(minutes=first)).update(message_id="<same@far.test>")
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE quarantine_message")
+    ways = list_ways(Wanted(message_id="<same@far.test>"), Recipient.objects.all(), MailDomain.objects.all())
+    with CaptureQueriesContext(connection) as captured:
+        found = find_page(ways)
+    assert [row.received_at for row in found.items] == [DAY - timedelta(minutes=first + n) for n in range(50)]
+    assert count_read(captured.captured_queries[0]["sql"]) <= 52  # a page, one to see if there is more, and a look ahead
+
+
+def test_messages_without_a_message_id_leave_its_index_empty(many):
+    """All in one place of it, they would slow down each that comes: of what is refused before its content, none has one."""
+    size = "SELECT pg_relation_size('message_message_id')"
+    with connection.cursor() as cursor:
+        cursor.execute(size)
+        before = cursor.fetchone()
+        cursor.execute("UPDATE quarantine_message SET message_id = '', trace_id = 'X' || substr(trace_id, 2)")
+        cursor.execute(size)
+        assert cursor.fetchone() == before
+
+
+def test_a_long_message_id_is_told_from_one_that_begins_like_it(db):
+    with schema_context("sp_acme"):
+        ids = [f"<{'a' * 900}{end}@far.test>" for end in "xy"]
+        rows = [keep("bob@alpha.test") for _ in ids]
+        for message, message_id in zip(rows, ids, strict=True):
+            Message.objects.filter(pk=message.pk).update(message_id=message_id)
+        ways = list_ways(Wanted(message_id=ids[0]), Recipient.objects.all(), MailDomain.objects.all())
+        assert [row.message_id for row in find_page(ways).items] == [rows[0].pk]
+
+
 def test_no_walk_reads_a_large_table_through(many, monkeypatch):
     monkeypatch.setattr(tracing, "WALK", 100)  # as 20,000 rows are to ten million
     for email in ("bob@alpha.test", "dora@alpha.test", "alice@acme.test"):
