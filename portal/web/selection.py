@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -19,9 +19,11 @@ from portal.tenants.people.models import Mailbox, User
 from portal.web.permissions import list_domains, list_mailboxes, visible_to
 from quarantine.models import Category, Recipient, State
 from quarantine.outcomes import Outcome
-from quarantine.queries import search
+from quarantine.queries import NEWEST_FIRST, search
 
 MAX_IDS = 1000  # of one form; more is chosen by "all that match"
+SEARCHED = 20_000  # messages of a list that a search looks through
+SEARCHED_FURTHER = 200_000  # by who asks for more
 MAX_TRAIL = 20  # pages that "Newer" leads back through
 SHOWN: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "held": ("In quarantine", (State.QUARANTINED,)),
@@ -33,13 +35,18 @@ SHOWN: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class ListFilter:
-    """Which rows a list shows. Ids of others' domains and mailboxes are 404 before one exists."""
+    """Which rows a list shows. Ids of others' domains and mailboxes are 404 before one exists.
+
+    No index finds words or a category: a long list is searched piece by piece, each received in [since, until).
+    """
 
     show: str = "held"
     text: str = ""
     category: str = ""
     domain: MailDomain | None = None
     mailbox: Mailbox | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
     @classmethod
     def read(cls, data: QueryDict, user: User) -> ListFilter:
@@ -50,24 +57,39 @@ class ListFilter:
             category=category if category in Category.values else "",
             domain=_find(list_domains(user), data.get("domain", "")),
             mailbox=_find(list_mailboxes(user), data.get("mailbox", "")),
+            since=_read_moment(data.get("since", "")),
+            until=_read_moment(data.get("until", "")),
         )
 
     @property
     def is_narrowed(self) -> bool:
         return bool(self.text or self.category or self.domain or self.mailbox)
 
+    def bound(self, rows: QuerySet[Recipient]) -> ListFilter:
+        """The same; a search with `since`, so that it looks through so many messages, if the list has them."""
+        if self.since or not (self.text or self.category):
+            return self
+        listed = search(self._choose(rows), until=self.until).order_by(*NEWEST_FIRST)
+        number = SEARCHED_FURTHER if self.until else SEARCHED
+        edge = listed.values_list("received_at", flat=True)[number - 1 : number].first()
+        return replace(self, since=edge)
+
     def list_rows(self, user: User) -> QuerySet[Recipient]:
         return self.narrow(visible_to(user))
 
     def narrow(self, rows: QuerySet[Recipient]) -> QuerySet[Recipient]:
-        rows = rows.defer("findings", "message__evidence")
+        rows = self._choose(rows).defer("findings", "message__evidence")
+        return search(rows, text=self.text, category=self.category, since=self.since, until=self.until)
+
+    def _choose(self, rows: QuerySet[Recipient]) -> QuerySet[Recipient]:
+        """The whole list, in the order of an index."""
         if self.mailbox:
             rows = rows.filter(mailbox=self.mailbox)
         if self.domain:
             rows = rows.filter(domain_id=self.domain.pk)
         if states := SHOWN[self.show][1]:
             rows = rows.filter(listed__in=states)
-        return search(rows, text=self.text, category=self.category)
+        return rows
 
     def to_query(self, **more: str) -> str:
         """The address's query that shows this list again; `show` and places may be given over it."""
@@ -77,6 +99,8 @@ class ListFilter:
             "category": self.category,
             "domain": self.domain.pk if self.domain else "",
             "mailbox": self.mailbox.pk if self.mailbox else "",
+            "since": self.since.isoformat() if self.since else "",
+            "until": self.until.isoformat() if self.until else "",
         } | more
         return urlencode({name: value for name, value in values.items() if value})
 
@@ -106,7 +130,7 @@ class Selection:
 
     @classmethod
     def read(cls, data: QueryDict, user: User) -> Selection:
-        seen = _read_time(data.get("seen", ""))
+        seen = _read_moment(data.get("seen", "")) or timezone.now()
         values = data.getlist("id")
         values += data.get("page", "").split(",")  # "all on this page", where no script ticks the boxes
         ids = tuple(dict.fromkeys(read_id(value) for value in values if value))
@@ -127,12 +151,12 @@ class Selection:
         return rows
 
 
-def _read_time(text: str) -> datetime:
+def _read_moment(text: str) -> datetime | None:
     try:
         found = parse_datetime(text)
     except ValueError:
-        found = None
-    return found if found and timezone.is_aware(found) else timezone.now()
+        return None
+    return found if found and timezone.is_aware(found) else None
 
 
 def read_trail(data: QueryDict) -> list[str]:

@@ -24,6 +24,7 @@ PAGE_SIZE = 50
 COUNTED = 1000
 COUNTED_REFUSED = 100
 MAX_CHOICES = 50  # mailboxes or domains offered in a select
+NEWEST = {"since": "", "until": ""}  # of a query: a search begins with the newest messages
 MESSAGE_LEVELS = {"success": messages.SUCCESS, "warning": messages.WARNING}
 
 
@@ -93,6 +94,7 @@ def make_back(data: QueryDict, chosen: Selection) -> str:
 def make_list(user: User, shown: ListFilter, data: QueryDict) -> dict[str, Any]:
     """Everything that the list's template shows: one page of rows by key, and a bounded count."""
     visible = visible_to(user)
+    shown = shown.bound(visible)
     rows, after, trail = shown.narrow(visible), data.get("after") or None, read_trail(data)
     page = get_page(rows, after=after, size=PAGE_SIZE)
     if after and not page.items:
@@ -104,13 +106,15 @@ def make_list(user: User, shown: ListFilter, data: QueryDict) -> dict[str, Any]:
     return {
         "filter": shown,
         "rows": page.items,
-        "total": count_bounded(rows, COUNTED),
+        "total": count_bounded(rows, COUNTED) if after or page.next else len(page.items),
         "counted": COUNTED,
         "older": make_older(shown, page, after, trail),
         "newer": make_newer(shown, after, trail),
         "places": {"after": after or "", "trail": ".".join(trail)},
         "refused": (refused := count_bounded(refused_by_server(visible), COUNTED_REFUSED)),
-        "refused_query": shown.to_query(show="refused"),
+        "further": make_further(shown) if not page.next else "",
+        "newest": shown.to_query(**NEWEST) if shown.until else None,
+        "refused_query": shown.to_query(show="refused", **NEWEST),
         "tabs": list(make_tabs(shown, refused)),
         "categories": Category.choices,
         "mailboxes": own if 1 < len(own) <= MAX_CHOICES else [],
@@ -127,10 +131,10 @@ def make_tabs(shown: ListFilter, refused: int) -> Iterator[tuple[str, str, str]]
     """Name, label and query of each tab."""
     for name, (label, _) in SHOWN.items():
         if name != "refused":
-            yield name, label, shown.to_query(show="" if name == "held" else name)
+            yield name, label, shown.to_query(show="" if name == "held" else name, **NEWEST)
         elif refused or shown.show == name:
             more = "+" if refused == COUNTED_REFUSED else ""
-            yield name, f"{label} ({refused}{more})", shown.to_query(show=name)
+            yield name, f"{label} ({refused}{more})", shown.to_query(show=name, **NEWEST)
 
 
 def make_older(shown: ListFilter, page: Page, after: str | None, trail: list[str]) -> str:
@@ -138,6 +142,11 @@ def make_older(shown: ListFilter, page: Page, after: str | None, trail: list[str
     if not page.next:
         return ""
     return shown.to_query(after=page.next) + "&" + urlencode({"trail": ".".join([*trail, after or ""])})
+
+
+def make_further(shown: ListFilter) -> str:
+    """The query of the same search before what was looked through; empty where that was everything."""
+    return shown.to_query(since="", until=shown.since.isoformat()) if shown.since else ""
 
 
 def make_newer(shown: ListFilter, after: str | None, trail: list[str]) -> str | None:
