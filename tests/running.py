@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from portal.stack.process import die_with_parent, find_free_port
 from tests.servers import PREFIX
 
@@ -152,3 +154,10 @@ def is_listening(port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(2)
         return client.connect_ex((LOOPBACK, port)) == 0
+
+
+def set_read_only(database: psycopg.Connection[Any], value: str) -> None:
+    """For all connections from now on, as a standby or a full disk of somebody's would make it."""
+    database.execute("SET default_transaction_read_only = off")
+    database.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+    database.execute("SELECT pg_reload_conf()")

@@ -28,6 +28,7 @@ from tests.faults.traffic import Traffic, read_log
 from tests.quarantine.gateways import Client
 from tests.quarantine.test_gateway_mail import CLEAN
 from tests.quarantine.test_gateway_session import RECIPIENT_OK, TEMPORARY
+from tests.running import set_read_only
 from tests.world import make_mail
 
 pytestmark = pytest.mark.faults
@@ -168,12 +169,6 @@ def test_postgresql_read_only(ground):  # Q13
         finally:
             set_read_only(database, "off")
     assert_all_put_off(traffic, known_at, mended_at)
-
-
-def set_read_only(database: psycopg.Connection, value: str) -> None:
-    database.execute("SET default_transaction_read_only = off")
-    database.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-    database.execute("SELECT pg_reload_conf()")
 
 
 def test_one_providers_table_locked(ground):  # Q15: the others go on

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from portal.stack.configuration import read_configuration
-from tests.running import LOOPBACK, Stack, is_listening
+from tests.running import LOOPBACK, Stack, is_listening, set_read_only
 
 PARTS = {"postgres", "valkey", "gateway", "courier", "web", "worker", "beat"}
 
@@ -121,18 +121,34 @@ def test_every_part_finds_a_killed_server_again(stack, part):
     stack.wait_until(all_have_beaten_since)
 
 
+def wait_for_postgres(stack, state):
+    """The answer of /healthz that first says so."""
+    answers = []
+    stack.wait_until(lambda: answers.append(stack.health()) or answers[-1][1]["parts"]["postgres"] == {"state": state})
+    return answers[-1]
+
+
 def test_healthz_says_503_while_postgresql_does_not_answer(stack):
     pid = stack.pids("postgres")[0]
-    answers = []
     psutil.Process(pid).suspend()  # who is connected goes on, nobody else gets in
     try:
-        stack.wait_until(lambda: answers.append(stack.health()) or answers[-1][0] == 503)
+        status, health = wait_for_postgres(stack, "down")
     finally:
         psutil.Process(pid).resume()
-    health = answers[-1][1]
-    assert health["ready"] is False
-    assert health["parts"]["postgres"] == {"state": "down"}
+    assert (status, health["ready"]) == (503, False)
     assert health["parts"]["valkey"] == {"state": "ready"}
+    stack.wait_until(lambda: stack.health()[0] == 200)
+
+
+def test_healthz_says_503_while_nothing_can_be_written(stack):
+    settings = dict(line.split("=", 1) for line in (stack.home / "lazaret.env").read_text().splitlines())
+    with psycopg.connect(settings["DATABASE_URL"].strip('"'), autocommit=True) as database:
+        try:
+            set_read_only(database, "on")
+            status, health = wait_for_postgres(stack, "read_only")
+        finally:
+            set_read_only(database, "off")
+    assert (status, health["ready"]) == (503, False)
     stack.wait_until(lambda: stack.health()[0] == 200)
 
 

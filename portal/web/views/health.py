@@ -21,7 +21,7 @@ PATH = "/healthz"
 CHECK_SECONDS = 1.5  # each check, all at once
 CACHE_SECONDS = 0.5  # anybody may ask: asking often must not cost
 STALE_SECONDS = {"gateway": GATEWAY_SECONDS, "courier": 15, "worker": 20, "beat": 20}  # three or four missed beats
-READY, DOWN = "ready", "down"
+READY, DOWN, READ_ONLY = "ready", "down", "read_only"
 
 State = dict[str, Any]
 T = TypeVar("T")
@@ -73,15 +73,16 @@ _cache = _Cache()
 
 async def check_parts() -> dict[str, State]:
     """Ask every part at once."""
-    beats, rule, valkey, banner = await asyncio.gather(
-        bounded(_ask(read_heartbeats)), bounded(_ask(read_rule)), bounded(_ping_cache()), bounded(_read_banner())
+    database, rule, valkey, banner = await asyncio.gather(
+        bounded(_ask(read_database)), bounded(_ask(read_rule)), bounded(_ping_cache()), bounded(_read_banner())
     )
+    is_read_only, beats = database or (False, {})
     parts: dict[str, State] = {
-        "postgres": {"state": READY if beats is not None else DOWN},
+        "postgres": {"state": DOWN if database is None else READ_ONLY if is_read_only else READY},
         "valkey": {"state": READY if valkey else DOWN},
     }
     for part, limit in STALE_SECONDS.items():
-        parts[part] = _judge_beats((beats or {}).get(part, []), limit)
+        parts[part] = _judge_beats(beats.get(part, []), limit)
     if parts["gateway"]["state"] == READY and rule:
         parts["gateway"] |= rule
     if not banner:
@@ -109,6 +110,13 @@ async def _ask(read: Callable[[psycopg.AsyncConnection[TupleRow]], Awaitable[T]]
     connection = await psycopg.AsyncConnection.connect(get_conninfo(application_name="lazaret-health"))
     async with connection:
         return await read(connection)
+
+
+async def read_database(connection: psycopg.AsyncConnection[TupleRow]) -> tuple[bool, dict[str, list[float]]]:
+    """Whether nothing can be written to it, so that all mail is put off; and the heartbeats."""
+    cursor = await connection.execute("SELECT current_setting('transaction_read_only') = 'on'")
+    [(is_read_only,)] = await cursor.fetchall()
+    return is_read_only, await read_heartbeats(connection)
 
 
 async def read_heartbeats(connection: psycopg.AsyncConnection[TupleRow]) -> dict[str, list[float]]:
