@@ -76,7 +76,7 @@ class Load:
         self._min_free_octets = min_free_octets
         self._is_database_heard = is_database_heard
         self._peaks = [0.0, 0.0]  # of this and of the last few seconds
-        self._is_full = False
+        self.lacks_space = False  # then all mail is put off
         self._told: tuple[str, ...] = ()
         self._limits = {
             "lag": Limit(MAIL_LAG_SECONDS),
@@ -111,7 +111,7 @@ class Load:
         """
         if self._store.is_closed:
             return self._note(UNAVAILABLE)
-        return self._note(NO_SPACE) if self._is_full else None
+        return self._note(NO_SPACE) if self.lacks_space else None
 
     def _note(self, refusal: Refusal) -> Refusal:
         self.shed[refusal[1].value] += 1
@@ -153,7 +153,7 @@ class Load:
         for name, value in values.items():
             self._limits[name].see(value)
         over = tuple(name for name, limit in self._limits.items() if limit.is_over)
-        over += ("space",) * self._is_full
+        over += ("space",) * self.lacks_space
         if over != self._told:
             self._told = over
             numbers = (self.lag_seconds, self._store.depth, self._store.oldest_seconds)
@@ -164,8 +164,8 @@ class Load:
         while True:
             if not self._is_database_heard():
                 self._store.suspect()
-            for_more = SPACE_RELIEF if self._is_full else 1.0
-            self._is_full = await asyncio.to_thread(self._is_any_full, for_more)
+            for_more = SPACE_RELIEF if self.lacks_space else 1.0
+            self.lacks_space = await asyncio.to_thread(self._is_any_full, for_more)
             await asyncio.sleep(SPACE_SECONDS)
 
     def _is_any_full(self, times: float) -> bool:

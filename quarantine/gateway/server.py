@@ -135,8 +135,8 @@ class Gateway:
     async def _beat(self) -> None:
         """Show signs of life once there is something alive to show."""
         await self.wait_until_ready()
-        breaker = self.resolver.breaker
-        await keep_beating(self.pool, PART, self.instance, get_rule_off_since=lambda: breaker.open_since)
+        breaker, load = self.resolver.breaker, self.load
+        await keep_beating(self.pool, PART, self.instance, get_alarms=lambda: (breaker.open_since, load.lacks_space))
 
     async def stop(self, seconds: float = DRAIN_SECONDS) -> None:
         """Listen no more, let what is under way end within so many seconds, tell the others to come back."""

@@ -23,9 +23,13 @@ UPSERT = (
     "INSERT INTO public.platform_heartbeat (part, instance, at) VALUES (%s, %s, now())"
     " ON CONFLICT (part, instance) DO UPDATE SET at = excluded.at"
 )
-TELL_RULE = "UPDATE public.platform_heartbeat SET rule_off_since = %s WHERE part = %s AND instance = %s"
+TELL = "UPDATE public.platform_heartbeat SET rule_off_since = %s, lacks_space = %s WHERE part = %s AND instance = %s"
 RULE_OFF = (
     "SELECT min(rule_off_since), count(rule_off_since), count(*) FROM public.platform_heartbeat"
+    " WHERE part = 'gateway' AND at > now() - make_interval(secs => %s)"
+)
+ALARMS = (
+    "SELECT min(rule_off_since), coalesce(bool_and(lacks_space), false) FROM public.platform_heartbeat"
     " WHERE part = 'gateway' AND at > now() - make_interval(secs => %s)"
 )
 
@@ -40,19 +44,19 @@ class RuleOff:
 
 
 async def keep_beating(
-    pool: Pool, part: str, instance: str, *, get_rule_off_since: Callable[[], datetime | None] | None = None
+    pool: Pool, part: str, instance: str, *, get_alarms: Callable[[], tuple[datetime | None, bool]] | None = None
 ) -> None:
     """Say every 5 seconds that `instance` of `part` is alive, until cancelled; waits for a database that is away.
 
-    With `get_rule_off_since`, also since when its reverse DNS rule is off.
+    With `get_alarms`, also since when its reverse DNS rule is off, and whether it puts off all mail for lack of space.
     """
     silent = False
     while True:
         try:
             async with pool.connection() as database:
                 await database.execute(UPSERT, (part, instance))
-                if get_rule_off_since:
-                    await _tell_rule(database, (get_rule_off_since(), part, instance))
+                if get_alarms:
+                    await _tell(database, (*get_alarms(), part, instance))
             silent = False
         except (psycopg.Error, OSError) as error:
             if not silent:
@@ -61,12 +65,12 @@ async def keep_beating(
         await asyncio.sleep(BEAT_SECONDS)
 
 
-async def _tell_rule(database: AsyncConnection[TupleRow], values: tuple[datetime | None, str, str]) -> None:
+async def _tell(database: AsyncConnection[TupleRow], values: tuple[datetime | None, bool, str, str]) -> None:
     """Where that cannot be written, the process is alive all the same."""
     try:
-        await database.execute(TELL_RULE, values)
+        await database.execute(TELL, values)
     except psycopg.DatabaseError as error:
-        log.warning("rule_not_told error=%s", type(error).__name__)
+        log.warning("alarms_not_told error=%s", type(error).__name__)
         if database.broken:
             raise
 

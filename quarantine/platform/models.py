@@ -130,6 +130,7 @@ class Heartbeat(models.Model):
     instance = models.CharField(max_length=64)  # host and place, or a slot's name
     at = models.DateTimeField()
     rule_off_since = models.DateTimeField(null=True)  # of a gateway whose reverse DNS rule is off
+    lacks_space = models.BooleanField(default=False, db_default=False)  # of a gateway that puts all mail off for it
 
     class Meta:
         constraints: ClassVar = [models.UniqueConstraint(fields=["part", "instance"], name="heartbeat_once")]

@@ -67,6 +67,16 @@ def test_healthz_tells_it_and_is_ready_all_the_same(committed, monkeypatch, off,
     assert (response.status_code, found["ready"]) == (200, True)
 
 
+@pytest.mark.parametrize(("full", "state"), [((True, True), "no_space"), ((True, False), "ready"), ((), "down")])
+def test_healthz_says_that_mail_is_put_off_for_lack_of_space_where_all_gateways_do(committed, full, state):
+    for number, lacks_space in enumerate(full):
+        Heartbeat.objects.create(part="gateway", instance=f"a:{number}", at=timezone.now(), lacks_space=lacks_space)
+    Heartbeat.objects.create(
+        part="gateway", instance="dead", at=timezone.now() - timedelta(seconds=16), lacks_space=not all(full)
+    )
+    assert asyncio.run(health.check_parts())["gateway"]["state"] == state
+
+
 def test_healthz_says_nothing_of_the_rule_where_no_gateway_lives(committed):
     beat("a:1", off=True, seconds_ago=16)
     assert asyncio.run(health.check_parts())["gateway"] == {"state": "down", "instances": 0}

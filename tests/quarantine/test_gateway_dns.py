@@ -151,10 +151,12 @@ def test_mail_let_in_while_the_rule_was_off_says_so(server: DnsServer, capsys: p
 def test_where_the_state_of_the_rule_cannot_be_written_mail_goes_on(
     server: DnsServer, impatient: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("quarantine.platform.heartbeat.TELL_RULE", "UPDATE public.nothing SET a = %s, b = %s, c = %s")
+    monkeypatch.setattr(
+        "quarantine.platform.heartbeat.TELL", "UPDATE public.nothing SET a = %s, b = %s, c = %s, d = %s"
+    )
     server.add(WITH_PTR, "mail.sender.test")
     with run_gateway() as gateway:
-        wait_until(lambda: "rule_not_told" in caplog.text)
+        wait_until(lambda: "alarms_not_told" in caplog.text)
         first = Heartbeat.objects.get(part="gateway").at
         assert send(gateway, WITH_PTR).startswith("250 2.0.0 ")
         wait_until(lambda: Heartbeat.objects.get(part="gateway").at > first)

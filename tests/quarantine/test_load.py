@@ -19,9 +19,11 @@ from quarantine.gateway import replies
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.load import Load, find_data, is_full, is_local
 from quarantine.gateway.server import CONVERSATION_FILES, OWN_FILES, SESSION_FILES, fit_to_files
+from quarantine.platform.models import Heartbeat
 from tests.quarantine.gateways import run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN
 from tests.quarantine.test_gateway_session import MAIL, OK, RCPT, RECIPIENT_OK, SENDER_OK, TEMPORARY
+from tests.running_courier import wait_until
 
 CANNOT_STORE, OVERLOADED, NO_SPACE = map(str, (replies.CANNOT_STORE, replies.OVERLOADED, replies.NO_SPACE))
 
@@ -214,12 +216,23 @@ def test_the_data_of_a_postgres_on_this_machine_is_found(gateway):
 
 def test_mail_put_off_is_refused_before_its_content_and_the_session_goes_on(gateway, monkeypatch):
     client = gateway.open()
-    monkeypatch.setattr(gateway.gateway.load, "_is_full", True)
+    monkeypatch.setattr(gateway.gateway.load, "lacks_space", True)
     monkeypatch.setattr(gateway.gateway.load, "_is_any_full", lambda _: True)
     assert client.talk(MAIL, RCPT, "DATA", "RSET") == [SENDER_OK, NO_SPACE, TEMPORARY, OK]
     monkeypatch.undo()
-    gateway.gateway.load._is_full = False
+    gateway.gateway.load.lacks_space = False
     assert client.talk(MAIL, RCPT, "RSET") == [SENDER_OK, RECIPIENT_OK, OK]
+
+
+def test_its_signs_of_life_tell_while_all_mail_is_put_off_for_lack_of_space(committed, monkeypatch):
+    monkeypatch.setattr("quarantine.platform.heartbeat.BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(module, "SPACE_SECONDS", 0.1)
+    with run_gateway() as running:
+        for expected in (True, False):
+            monkeypatch.setattr(module, "is_full", lambda *_, found=expected: found)
+            beats = Heartbeat.objects.filter(part="gateway", lacks_space=expected)
+            wait_until(beats.exists)
+            assert (running.gateway.load.refuse_content() is not None) is expected
 
 
 def test_a_connection_put_off_is_told_421(gateway, monkeypatch):

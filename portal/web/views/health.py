@@ -15,13 +15,13 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from psycopg.rows import TupleRow
 
 from portal.tenants.database import get_conninfo
-from quarantine.platform.heartbeat import GATEWAY_SECONDS, RULE_OFF
+from quarantine.platform.heartbeat import ALARMS, GATEWAY_SECONDS
 
 PATH = "/healthz"
 CHECK_SECONDS = 1.5  # each check, all at once
 CACHE_SECONDS = 0.5  # anybody may ask: asking often must not cost
 STALE_SECONDS = {"gateway": GATEWAY_SECONDS, "courier": 15, "worker": 20, "beat": 20}  # three or four missed beats
-READY, DOWN, READ_ONLY = "ready", "down", "read_only"
+READY, DOWN, READ_ONLY, NO_SPACE = "ready", "down", "read_only", "no_space"
 
 State = dict[str, Any]
 T = TypeVar("T")
@@ -73,8 +73,8 @@ _cache = _Cache()
 
 async def check_parts() -> dict[str, State]:
     """Ask every part at once."""
-    database, rule, valkey, banner = await asyncio.gather(
-        bounded(_ask(read_database)), bounded(_ask(read_rule)), bounded(_ping_cache()), bounded(_read_banner())
+    database, alarms, valkey, banner = await asyncio.gather(
+        bounded(_ask(read_database)), bounded(_ask(read_alarms)), bounded(_ping_cache()), bounded(_read_banner())
     )
     is_read_only, beats = database or (False, {})
     parts: dict[str, State] = {
@@ -83,8 +83,8 @@ async def check_parts() -> dict[str, State]:
     }
     for part, limit in STALE_SECONDS.items():
         parts[part] = _judge_beats(beats.get(part, []), limit)
-    if parts["gateway"]["state"] == READY and rule:
-        parts["gateway"] |= rule
+    if parts["gateway"]["state"] == READY and alarms:
+        parts["gateway"] |= alarms
     if not banner:
         parts["gateway"] |= {"state": DOWN, "banner": False}
     return parts
@@ -131,11 +131,14 @@ async def read_heartbeats(connection: psycopg.AsyncConnection[TupleRow]) -> dict
     return ages
 
 
-async def read_rule(connection: psycopg.AsyncConnection[TupleRow]) -> State:
-    """Whether the reverse DNS rule is on, in every gateway that lives. Off is an alarm, but mail is taken."""
-    cursor = await connection.execute(RULE_OFF, (GATEWAY_SECONDS,))
-    [(since, _, _)] = await cursor.fetchall()
-    return {"reverse_dns_rule": "off", "reverse_dns_rule_off_since": since} if since else {"reverse_dns_rule": "on"}
+async def read_alarms(connection: psycopg.AsyncConnection[TupleRow]) -> State:
+    """Whether the reverse DNS rule is on, in every gateway that lives: off is an alarm, but mail is taken. Where all of
+    them lack space, none is.
+    """
+    cursor = await connection.execute(ALARMS, (GATEWAY_SECONDS,))
+    [(since, lacks_space)] = await cursor.fetchall()
+    rule = {"reverse_dns_rule": "off", "reverse_dns_rule_off_since": since} if since else {"reverse_dns_rule": "on"}
+    return rule | ({"state": NO_SPACE} if lacks_space else {})
 
 
 async def _ping_cache() -> bool:
