@@ -81,7 +81,7 @@ class Message(models.Model):
             models.Index(
                 Left("message_id", INDEXED_LENGTH),
                 models.F("received_at").desc(),
-                name="message_message_id",
+                name="message_message_id_begins",
                 condition=~models.Q(message_id=""),
             ),
         ]

@@ -123,14 +123,19 @@ def get_page(recipients: QuerySet[Recipient], *, after: str | None, size: int = 
 
     One query, whatever the length of the list: the place is a key (received_at, id), never an offset.
     """
-    place = read_place(after)
-    if place:
-        at, pk = place
-        # received_at <= at bounds the index scan; the rest sorts out rows of the same microsecond.
-        recipients = recipients.filter(Q(received_at__lt=at) | Q(pk__lt=pk), received_at__lte=at)
+    recipients = start_after(recipients, read_place(after))
     items = list(recipients.select_related("message").order_by(*NEWEST_FIRST)[: size + 1])
     more = len(items) > size
     return Page(items=items[:size], next=make_place(items[size - 1]) if more else None)
+
+
+def start_after(recipients: QuerySet[Recipient], place: tuple[datetime, int] | None) -> QuerySet[Recipient]:
+    """What comes after that place, the newest first; everything where there is none."""
+    if place is None:
+        return recipients
+    at, pk = place
+    # received_at <= at bounds the index scan; the rest sorts out rows of the same microsecond.
+    return recipients.filter(Q(received_at__lt=at) | Q(pk__lt=pk), received_at__lte=at)
 
 
 def make_place(recipient: Recipient) -> str:

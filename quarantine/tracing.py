@@ -277,7 +277,7 @@ def _is_from(address: str) -> Exact:
 
 
 def _has_message_id(message_id: str) -> tuple[Exact, Q]:
-    """Index message_message_id: it has what a Message-ID begins with, and none that is empty."""
+    """Index message_message_id_begins: it has what a Message-ID begins with, and none that is empty."""
     begins = Exact(Left("message__message_id", INDEXED_LENGTH), message_id[:INDEXED_LENGTH])
     return begins, Q(message__message_id=message_id)
 

@@ -13,6 +13,7 @@ from portal.tenants.people.models import Mailbox, SenderRule, User
 from portal.web.permissions import get_user, list_domains, looks_after
 from quarantine.models import Category, Recipient
 from quarantine.outcomes import was_read
+from quarantine.queries import NEWEST_FIRST, start_after
 from quarantine.release import DELETABLE, RELEASABLE, delete, release
 
 MAX_MESSAGES = 1000  # whose senders get rules in one action
@@ -64,16 +65,18 @@ def delete_rows(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
 
 
 def _in_batches(change: Change, rows: QuerySet[Recipient], *, by: str) -> int:
-    """Change the rows in the order of their ids. Cut off halfway, what was done stays done; again does the rest."""
-    done = last = 0
-    while ids := list(rows.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:BATCH]):
-        done += change(Recipient.objects.filter(pk__in=ids), by=by)
-        last = ids[-1]
+    """Change the rows in the order of their list, by its index. Cut off halfway, what was done stays done; again does
+    the rest.
+    """
+    done, place = 0, None
+    while keys := list(start_after(rows, place).order_by(*NEWEST_FIRST).values_list("received_at", "pk")[:BATCH]):
+        done += change(Recipient.objects.filter(pk__in=[pk for _, pk in keys]), by=by)
+        place = keys[-1]
     return done
 
 
 def count_deletable(rows: QuerySet[Recipient], limit: int = 1000) -> int:
-    return rows.filter(listed__in=DELETABLE).order_by()[:limit].count()
+    return rows.filter(listed__in=DELETABLE).order_by(*NEWEST_FIRST)[:limit].count()
 
 
 def allow_senders(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
@@ -87,7 +90,7 @@ def block_senders(request: HttpRequest, rows: QuerySet[Recipient]) -> Outcome:
 def _rule_senders(request: HttpRequest, rows: QuerySet[Recipient], action: SenderRule.Action, word: str) -> Outcome:
     """Rules for the mailboxes that got the messages, and for nobody else; the opposite ones give way."""
     user, found = get_user(request), rows.defer(None).filter(mailbox__isnull=False)
-    newest = list(found.select_related("message").order_by("-pk")[: MAX_MESSAGES + 1])
+    newest = list(found.select_related("message").order_by(*NEWEST_FIRST)[: MAX_MESSAGES + 1])
     wanted = {(row.mailbox_id or 0, sender) for row in newest[:MAX_MESSAGES] if (sender := get_sender(row))}
     if not wanted:
         return Outcome("warning", f"Nobody was {word}: those messages have no sender address.")

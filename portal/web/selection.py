@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,6 +22,7 @@ from quarantine.outcomes import Outcome
 from quarantine.queries import NEWEST_FIRST, search
 
 MAX_IDS = 1000  # of one form; more is chosen by "all that match"
+YEARS = range(1970, 3000)
 SEARCHED = 20_000  # messages of a list that a search looks through
 SEARCHED_FURTHER = 200_000  # by who asks for more
 MAX_TRAIL = 20  # pages that "Newer" leads back through
@@ -50,15 +51,16 @@ class ListFilter:
 
     @classmethod
     def read(cls, data: QueryDict, user: User) -> ListFilter:
-        category = data.get("category", "")
+        text = data.get("q", "").replace("\0", " ").strip()[:200]
+        category = category if (category := data.get("category", "")) in Category.values else ""
         return cls(
             show=show if (show := data.get("show", "")) in SHOWN else "held",
-            text=data.get("q", "").replace("\0", " ").strip()[:200],
-            category=category if category in Category.values else "",
+            text=text,
+            category=category,
             domain=_find(list_domains(user), data.get("domain", "")),
             mailbox=_find(list_mailboxes(user), data.get("mailbox", "")),
-            since=_read_moment(data.get("since", "")),
-            until=_read_moment(data.get("until", "")),
+            since=_read_moment(data.get("since", "")) if text or category else None,
+            until=_read_moment(data.get("until", "")) if text or category else None,
         )
 
     @property
@@ -66,13 +68,13 @@ class ListFilter:
         return bool(self.text or self.category or self.domain or self.mailbox)
 
     def bound(self, rows: QuerySet[Recipient]) -> ListFilter:
-        """The same; a search with `since`, so that it looks through so many messages, if the list has them."""
-        if self.since or not (self.text or self.category):
+        """The same; a search with `since`, so that it looks through so many messages at most, if the list has more."""
+        if not (self.text or self.category):
             return self
         listed = search(self._choose(rows), until=self.until).order_by(*NEWEST_FIRST)
         number = SEARCHED_FURTHER if self.until else SEARCHED
         edge = listed.values_list("received_at", flat=True)[number - 1 : number].first()
-        return replace(self, since=edge)
+        return replace(self, since=max(filter(None, (self.since, edge)), default=None))
 
     def list_rows(self, user: User) -> QuerySet[Recipient]:
         return self.narrow(visible_to(user))
@@ -152,11 +154,13 @@ class Selection:
 
 
 def _read_moment(text: str) -> datetime | None:
+    """None for what is none, or so far off that PostgreSQL or a time zone could not tell it."""
     try:
         found = parse_datetime(text)
-    except ValueError:
+        moment = found.astimezone(UTC) if found and timezone.is_aware(found) else None
+    except (ValueError, OverflowError):
         return None
-    return found if found and timezone.is_aware(found) else None
+    return moment if moment and moment.year in YEARS else None
 
 
 def read_trail(data: QueryDict) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from html import unescape
+from urllib.parse import unquote
 
 import pytest
 from django.utils import timezone
@@ -11,12 +13,10 @@ from django.utils import timezone
 from quarantine.models import Recipient, State
 from tests.kept_mail import keep
 from tests.portal.browsing import browse, get_text
-from tests.portal.test_web_quarantine import hold, list_subjects
+from tests.portal.test_web_quarantine import HTMX, hold, list_subjects
 
 pytestmark = pytest.mark.django_db
-SEEN = re.compile(
-    r"Number \d{3}(?=</a>)|Nothing so far|Nothing in this part|Nothing further back matches|Nothing matches"
-)
+SEEN = re.compile(r"Number \d{3}(?=</a>)|Nothing (?:so far|in this part|further back|matches)")
 
 
 @pytest.fixture
@@ -60,11 +60,13 @@ def test_it_says_how_far_it_looked_also_where_it_found_nothing(pieces):
     text = get_text(client.get("/?q=zebra"))
     assert SEEN.findall(text) == ["Nothing so far"]
     assert f"back to {edge:%-d %b %Y, %H:%M}." in text
-    assert re.search(r'id="count"[^>]*>0 messages so far', text)
+    assert re.search(r'id="count"[^>]*>0 messages\s+so far', text)
     text = get_text(client.get(follow(text, "Search further back")))
     assert SEEN.findall(text) == ["Nothing in this part"]
     text = get_text(client.get(follow(text, "Search further back")))
-    assert SEEN.findall(text) == ["Nothing further back matches"]
+    assert SEEN.findall(text) == ["Nothing further back"]
+    assert "back to the oldest." in text
+    assert "No message fits this search" not in text  # one of an earlier part may
 
 
 def test_a_category_is_searched_so_too_and_a_list_without_words_is_not(pieces):
@@ -113,6 +115,89 @@ def test_another_tab_is_searched_from_its_newest_message(pieces):
     assert "Number 000" in get_text(client.get(tab))
 
 
-@pytest.mark.parametrize("query", ["since=never&until=%00", "since=2026-01-01&until=2026-13-41T99:00", "until=-"])
-def test_a_broken_time_is_none(pieces, query):
-    assert list_subjects(get_text(browse("bob").get(f"/?q=shop.test&{query}"))) == ["Number 000"]
+def test_the_answer_to_an_action_tells_the_address_which_part_is_shown(pieces):
+    """By which the page looks again, while something is on its way."""
+    client = browse("bob")
+    fields = find_fields(get_text(client.get("/?q=shop.test")))
+    response = client.post("/act/", fields | {"id": [pieces[0]], "action": "release"}, **HTMX)
+    assert SEEN.findall(get_text(response)) == ["Nothing so far"]
+    assert SEEN.findall(get_text(client.get(response["HX-Replace-Url"], **HTMX))) == ["Nothing so far"]
+
+
+def test_pages_of_a_part_lead_through_it_and_back(acme, monkeypatch):
+    monkeypatch.setattr("portal.web.selection.SEARCHED", 60)
+    monkeypatch.setattr("portal.web.selection.SEARCHED_FURTHER", 60)
+    hold(150)
+    client, path, seen, sizes = browse("bob"), "/?q=Number", [], []
+    while path:
+        text = get_text(client.get(path))
+        seen += list_subjects(text)
+        sizes.append(len(list_subjects(text)))
+        older = re.search(r'rel="next" href="([^"]+)"', text)
+        path = unescape(older[1]) if older else follow(text, "Search further") if "Search further" in text else ""
+        if sizes == [50, 10, 50, 10]:
+            newer = unescape(re.search(r'rel="prev" href="([^"]+)"', text)[1])
+            assert list_subjects(get_text(client.get(newer))) == seen[60:110]
+    assert seen == [f"Number {n:03}" for n in range(150)]
+    assert sizes == [50, 10, 50, 10, 30]
+
+
+def test_messages_of_one_moment_are_found_once(acme, monkeypatch):
+    monkeypatch.setattr("portal.web.selection.SEARCHED", 2)
+    monkeypatch.setattr("portal.web.selection.SEARCHED_FURTHER", 2)
+    rows = hold(6)
+    moment = Recipient.objects.get(pk=rows[2]).received_at
+    Recipient.objects.filter(pk__in=rows[1:5]).update(received_at=moment)
+    client, path, seen = browse("bob"), "/?q=Number", []
+    while path:
+        text = get_text(client.get(path))
+        seen += list_subjects(text)
+        path = follow(text, "Search further back") if "Search further back" in text else ""
+    assert sorted(seen) == [f"Number {n:03}" for n in range(6)]
+
+
+@pytest.mark.parametrize(("who", "parts"), [("bob", [2, 3, 2]), ("dora", [1, 1, 1]), ("alice", [1, 1, 1])])
+def test_how_far_a_search_looks_goes_by_what_its_viewer_sees(pieces, who, parts):
+    """Between two messages of bob's there are two of carol's: admins look through these, too."""
+    for row in Recipient.objects.filter(pk__in=pieces):
+        for seconds in (1, 2):
+            keep("carol@alpha.test", received_at=row.received_at - timedelta(seconds=seconds))
+    client, path, found = browse(who), "/?q=Number", []
+    for _ in parts:
+        text = get_text(client.get(path))
+        found.append(len(list_subjects(text)))
+        path = follow(text, "Search further back") if "Search further back" in text else ""
+    assert found == parts
+
+
+def test_a_part_may_begin_where_it_likes_but_not_be_longer(pieces):
+    text = get_text(browse("bob").get("/?q=shop.test&since=1970-01-01T00:00:00Z"))
+    assert SEEN.findall(text) == ["Number 000"]
+    assert "Search further back" in text
+
+
+def test_a_list_that_is_not_searched_has_no_parts(pieces):
+    assert len(list_subjects(get_text(browse("bob").get("/?until=1990-01-01T00:00:00Z")))) == 7
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "never",
+        "%00",
+        "-",
+        "2026-01-01",
+        "2026-13-41T99:00",
+        "2026-01-01T00:00:00%2B20:00",
+        "0001-01-01T00:00:00%2B14:00",
+        "0001-01-01T00:00:00Z",
+        "9999-12-31T23:59:59-14:00",
+    ],
+)
+def test_a_broken_time_is_none_or_one_that_can_be_told(pieces, moment):
+    client = browse("bob")
+    for name in ("since", "until"):
+        text = get_text(client.get(f"/?q=shop.test&{name}={moment}"))
+        assert SEEN.findall(text) in (["Number 000"], ["Nothing further back"]), moment
+    response = client.post("/act/", {"matching": "1", "q": "zebra", "seen": unquote(moment), "action": "release"})
+    assert response.status_code == 302

@@ -77,6 +77,8 @@ def answer(request: HttpRequest, chosen: Selection, outcome: Outcome) -> HttpRes
         context = make_list(user, chosen.shown, request.POST) | {"outcome": outcome}
         response = render_page(request, "web/_list.html", context, page="quarantine")
         response["HX-Trigger"] = "close-dialog"
+        if chosen.shown.since:  # the same part is looked at again
+            response["HX-Replace-Url"] = make_back(request.POST, chosen)
         return response
     messages.add_message(request, MESSAGE_LEVELS[outcome.level], outcome.text)
     return redirect(make_back(request.POST, chosen))
