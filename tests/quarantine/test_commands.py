@@ -257,7 +257,8 @@ def test_trace_says_of_mail_that_waits_when_it_is_tried_next(capsys, db):
 
 def test_trace_says_how_long_after_the_beginning_something_was_said(capsys, message):
     message.replies = [["", "220 hello", 0.0], ["DATA", "354 go", 3.21], ["end of data", "250 ok", 300], ["A", "B"]]
-    message.save()
+    with schema_context("sp_acme"):
+        message.save()
     told = call(capsys, "trace", message.trace_id)
     for line in ("connection: 220 hello (after 0.0 s)", "DATA: 354 go (after 3.2 s)", "A: B"):
         assert f"\n  said       {line}\n" in told
