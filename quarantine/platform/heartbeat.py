@@ -24,13 +24,9 @@ UPSERT = (
     " ON CONFLICT (part, instance) DO UPDATE SET at = excluded.at"
 )
 TELL = "UPDATE public.platform_heartbeat SET rule_off_since = %s, lacks_space = %s WHERE part = %s AND instance = %s"
-RULE_OFF = (
-    "SELECT min(rule_off_since), count(rule_off_since), count(*) FROM public.platform_heartbeat"
-    " WHERE part = 'gateway' AND at > now() - make_interval(secs => %s)"
-)
 ALARMS = (
-    "SELECT min(rule_off_since), coalesce(bool_and(lacks_space), false) FROM public.platform_heartbeat"
-    " WHERE part = 'gateway' AND at > now() - make_interval(secs => %s)"
+    "SELECT min(rule_off_since), count(rule_off_since), count(*), coalesce(bool_and(lacks_space), false)"
+    " FROM public.platform_heartbeat WHERE part = 'gateway' AND at > now() - make_interval(secs => %s)"
 )
 
 
@@ -89,8 +85,8 @@ def beat(part: str, instance: str) -> None:
 def find_rule_off() -> RuleOff | None:
     """What gateways said of it in their last beats; those that beat no more say nothing. None: the rule is on."""
     with connection.cursor() as cursor:
-        cursor.execute(RULE_OFF, (GATEWAY_SECONDS,))
-        since, gateways, of = cursor.fetchone() or (None, 0, 0)
+        cursor.execute(ALARMS, (GATEWAY_SECONDS,))
+        since, gateways, of, _ = cursor.fetchone() or (None, 0, 0, False)
     return RuleOff(since, gateways, of) if since else None
 
 

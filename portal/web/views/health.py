@@ -136,7 +136,7 @@ async def read_alarms(connection: psycopg.AsyncConnection[TupleRow]) -> State:
     them lack space, none is.
     """
     cursor = await connection.execute(ALARMS, (GATEWAY_SECONDS,))
-    [(since, lacks_space)] = await cursor.fetchall()
+    [(since, _, _, lacks_space)] = await cursor.fetchall()
     rule = {"reverse_dns_rule": "off", "reverse_dns_rule_off_since": since} if since else {"reverse_dns_rule": "on"}
     return rule | ({"state": NO_SPACE} if lacks_space else {})
 
