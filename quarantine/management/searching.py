@@ -23,15 +23,8 @@ from quarantine.management.telling import (
 )
 from quarantine.models import Recipient
 from quarantine.queries import find_trace, list_next_tries, list_providers_of_trace, list_unrouted
-from quarantine.tracing import (
-    Wanted,
-    describe,
-    find_everywhere,
-    find_page,
-    has_many_anywhere,
-    list_unrouted_ways,
-    list_ways,
-)
+from quarantine.tracing import find_everywhere, find_page, has_many_anywhere, list_unrouted_ways, list_ways
+from quarantine.wanted import Wanted, describe
 
 WALK_DAYS = 7  # how far back is looked for what no index answers, where nobody says since when
 

@@ -17,7 +17,8 @@ from quarantine.gateway.limits import Limits
 from quarantine.models import Recipient
 from quarantine.platform.models import HourlyCount
 from quarantine.store import StoreUnavailableError
-from quarantine.tracing import Wanted, find_page, list_ways
+from quarantine.tracing import find_page, list_ways
+from quarantine.wanted import Wanted
 from tests.portal.browsing import browse, get_text
 from tests.quarantine.gateways import RunningGateway, run_gateway, run_name_server
 from tests.quarantine.test_gateway_mail import CLEAN, SPAM, WITHOUT_PTR

@@ -19,7 +19,8 @@ from quarantine import tracing
 from quarantine.models import Message, Recipient, State
 from quarantine.outcomes import BY_STATE, FINER, Outcome, get_outcome
 from quarantine.queries import visible_to
-from quarantine.tracing import NotUnderstoodError, Wanted, find_page, list_ways, recognise
+from quarantine.tracing import find_page, list_ways
+from quarantine.wanted import NotUnderstoodError, Wanted, recognise
 from tests.kept_mail import keep
 
 DAY = datetime(2026, 11, 1, 12, tzinfo=UTC)

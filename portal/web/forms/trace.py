@@ -13,7 +13,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.text import capfirst
 
 from quarantine.outcomes import Outcome
-from quarantine.tracing import CAUSES, MAX_TEXT, NotUnderstoodError, Wanted, read_client, read_party, recognise
+from quarantine.wanted import CAUSES, MAX_TEXT, NotUnderstoodError, Wanted, read_client, read_party, recognise
 
 DETAILS = ("sender", "recipient", "client", "since", "until", "outcome", "cause")
 

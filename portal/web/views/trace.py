@@ -34,7 +34,8 @@ from quarantine.outcomes import list_events, name_event, name_outcome, was_read,
 from quarantine.queries import list_next_tries
 from quarantine.retention import UNTAKEN_DAYS
 from quarantine.said import Exchange, count_before_content, find_answer, read_said
-from quarantine.tracing import Found, Wanted, describe, find_page, list_ways
+from quarantine.tracing import Found, find_page, list_ways
+from quarantine.wanted import Wanted, describe
 
 LISTED = 50
 NAMED = 5  # domains or mailboxes of the viewer's that a sentence names

@@ -13,7 +13,7 @@ from quarantine.management.finding import BAD_CALL, NOT_FOUND, read_time
 from quarantine.management.searching import Lines, find_lines, tell_trace
 from quarantine.management.telling import describe_line, list_message_lines, list_unrouted_lines, show, show_time
 from quarantine.outcomes import Outcome
-from quarantine.tracing import CAUSES, NotUnderstoodError, Wanted, read_client, read_party, recognise
+from quarantine.wanted import CAUSES, NotUnderstoodError, Wanted, read_client, read_party, recognise
 
 MAX_ROWS = 1000
 MICROSECOND = timedelta(microseconds=1)
