@@ -35,7 +35,7 @@ from typing import Any
 
 import psycopg
 
-from portal.tenants.database import end_all, get_conninfo, is_outage
+from portal.tenants.database import Pool, end_all, get_conninfo, is_outage
 from quarantine import metrics
 from quarantine.delivery import rows
 from quarantine.delivery.channel import Budget, Channel, Manner
@@ -292,7 +292,7 @@ class Courier:
         apart = {schema: by_schema.pop(schema) for schema in list(by_schema) if schema in known}
         try:
             if by_schema:
-                self._put(await self._load(by_schema, addresses))
+                self._put(await self._load(self.pools.reading, by_schema, addresses))
         except psycopg.Error as error:
             if is_outage(error):
                 self._let_go(jobs, error)
@@ -313,8 +313,8 @@ class Courier:
         try:
             while self.apart[schema]:
                 jobs, addresses = self.apart[schema][0]
-                async with self.pools.beside:
-                    letters = await self._load({schema: jobs}, addresses)
+                async with self.pools.turns:
+                    letters = await self._load(self.pools.apart, {schema: jobs}, addresses)
                 del self.apart[schema][0]
                 self._put(letters)
             self.troubled.pop(schema, None)
@@ -335,11 +335,11 @@ class Courier:
                 self.lanes[lane].channels[address].put(letter)
 
     async def _load(
-        self, by_schema: dict[str, list[Job]], addresses: dict[int, tuple[str, int]]
+        self, pool: Pool, by_schema: dict[str, list[Job]], addresses: dict[int, tuple[str, int]]
     ) -> dict[tuple[str, tuple[str, int]], list[Letter]]:
         """Letters by channel."""
         wanted = {schema: [job.recipient_id for job in jobs] for schema, jobs in by_schema.items()}
-        found = await rows.load_rows(self.pools.reading, wanted)
+        found = await rows.load_rows(pool, wanted)
         letters: dict[tuple[str, tuple[str, int]], list[Letter]] = defaultdict(list)
         void = []
         for schema, jobs in by_schema.items():
@@ -351,7 +351,7 @@ class Courier:
                     void.append(job)
             for key, group in by_channel.items():
                 letters[key] += make_letters(schema, group, found[schema])
-        await load_small(self.pools.reading, [letter for group in letters.values() for letter in group])
+        await load_small(pool, [letter for group in letters.values() for letter in group])
         for job in void:
             self.desk.settle(make_void(job))
         return letters

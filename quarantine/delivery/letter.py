@@ -82,8 +82,8 @@ async def load_small(pool: Pool, letters: list[Letter]) -> None:
 async def pack(pools: rows.Pools, letter: Letter, *, hostname: str) -> bytes:
     """The encoded message with our header lines. Raises ContentGoneError, ContentDamagedError, psycopg.Error."""
     if letter.stored is None:
-        async with pools.beside:
-            contents = await rows.load_contents(pools.reading, {letter.schema: [letter.message.message_id]})
+        async with pools.turns:
+            contents = await rows.load_contents(pools.apart, {letter.schema: [letter.message.message_id]})
         letter.stored = contents[letter.schema].get(letter.message.message_id)
     if letter.stored is None:
         raise ContentGoneError(letter.message.trace_id)

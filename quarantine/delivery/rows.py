@@ -19,7 +19,7 @@ from quarantine.delivery.outcome import Job, Outcome, Result
 from quarantine.platform.models import Lane
 
 TABLES = ("message", "recipient", "content", "event")
-READERS, RECORDERS = 3, 2  # connections
+APART, RECORDERS = 2, 2  # connections
 LEASE_SECONDS = 60  # renewed while a job is in hand: a delivery may last as long as it likes
 
 # One step a (lane, domain) with jobs, however long its backlog: index delivery_job_due.
@@ -147,31 +147,35 @@ RECORD_ONE = RECORD.replace("{outcome}", OUTCOME).replace("{locked}", "").replac
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """A courier's connections. Those that read and record know the tables and plans of every provider (with a thousand,
-    half a gigabyte each), so while one of either is enough, there is one.
+    """A courier's connections. One that reads or records for all providers comes to know the tables and plans of each:
+    with a thousand, half a gigabyte, and a millisecond for each that it learns. So what a round reads for all has one
+    that stays; what is read of one provider (large content, what was locked) has others, since a pool hands out its
+    connections in turn, and closes those that it needed for a moment.
 
-    Whoever reads for one provider enters `beside`: providers that are locked leave a connection to the rounds.
+    Whoever reads apart enters `turns`, and waits there for those before it, however long.
     """
 
     queue: Pool
     reading: Pool
+    apart: Pool
     recording: Pool
-    beside: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS - 1))
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(APART))
 
     @classmethod
     def make(cls, *, lock_seconds: float) -> Pools:
         return cls(
             queue=make_pool(name="courier", max_size=3, lock_seconds=lock_seconds),
-            reading=make_pool(name="courier-read", max_size=READERS, lock_seconds=lock_seconds),
+            reading=make_pool(name="courier-read", max_size=1, lock_seconds=lock_seconds),
+            apart=make_pool(name="courier-apart", max_size=APART, lock_seconds=lock_seconds),
             recording=make_pool(name="courier-record", max_size=RECORDERS, lock_seconds=lock_seconds),
         )
 
     async def open(self) -> None:
-        for pool in (self.queue, self.reading, self.recording):
+        for pool in (self.queue, self.reading, self.apart, self.recording):
             await pool.open()
 
     async def close(self) -> None:
-        for pool in (self.queue, self.reading, self.recording):
+        for pool in (self.queue, self.reading, self.apart, self.recording):
             await pool.close()
 
 

@@ -133,7 +133,7 @@ def test_what_was_taken_and_not_recorded_is_nobodys_after_an_orderly_stop(sink, 
 @pytest.mark.parametrize(
     ("table", "mode", "pool"),
     [
-        ("quarantine_recipient", "ACCESS EXCLUSIVE", "lazaret-courier-read"),
+        ("quarantine_recipient", "ACCESS EXCLUSIVE", "lazaret-courier-apart"),
         ("quarantine_event", "SHARE", "lazaret-courier-record"),
     ],
 )
