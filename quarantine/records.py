@@ -126,7 +126,8 @@ Record = Filing | Unrouted | Count
 Statement = tuple[Query, dict[str, Any]]
 Hour = tuple[datetime, str, int, str, str]  # hour, schema, domain, kind, cause
 
-# `first` has a row where the same message is on record: then nothing is stored but an event that says so.
+# `first` has a row where the same message is on record: then nothing is stored but an event that says so. Tables of all
+# providers are written by functions: a plan that names one is made anew after each vacuum of it, for each provider.
 FILE = """
 WITH {first}, message AS (
     INSERT INTO {schema}.quarantine_message AS m
@@ -148,12 +149,11 @@ WITH {first}, message AS (
            o.findings, %(policy_release)s, o.reply, o.cause
     FROM message, {outcome} o
     RETURNING id, message_id, address, domain_id, state
-), job AS (
-    INSERT INTO public.platform_deliveryjob (schema, recipient_id, domain_id, lane)
-    SELECT {name}, id, domain_id, 'mail' FROM recipient WHERE state = 'delivering'
+), queued AS MATERIALIZED (
+    SELECT *, CASE WHEN state = 'delivering' THEN public.lazaret_queue_mail({name}, id, domain_id) END FROM recipient
 ), traced AS (
     INSERT INTO {schema}.quarantine_event (message_id, recipient_id, kind, text)
-    SELECT r.message_id, r.id, o.event, o.text FROM recipient r JOIN {outcome} o USING (address)
+    SELECT r.message_id, r.id, o.event, o.text FROM queued r JOIN {outcome} o USING (address)
     UNION ALL
     SELECT m.id, NULL, %(known)s, %(known_text)s FROM {schema}.quarantine_message m JOIN first USING (trace_id)
     WHERE m.sha256 IS NOT NULL
@@ -196,18 +196,9 @@ FILE_ONE = (
     .replace("{outcome}", OUTCOME)
     .replace("{mailbox}", "o.mailbox_id")
 )
-# The conflicting row is written anew so that RETURNING sees it also where it was committed only just now. What is to be
-# known for longer (REMEMBER) is so until it comes again: its sender has a 250 then, and the usual ten minutes.
 FIRST = """
-receipt AS (
-    INSERT INTO public.platform_receipt AS r (fingerprint, trace_id, at)
-    VALUES (%(receipt)b, %(trace_id)s, now())
-    ON CONFLICT (fingerprint) DO UPDATE SET
-        trace_id = CASE WHEN r.at > now() - make_interval(secs => %(receipt_seconds)s) THEN r.trace_id
-                   ELSE excluded.trace_id END,
-        at = CASE WHEN r.at > now() - make_interval(secs => %(receipt_seconds)s) THEN least(r.at, now())
-             ELSE excluded.at END
-    RETURNING trace_id
+receipt AS MATERIALIZED (
+    SELECT public.lazaret_take_receipt(%(receipt)b, %(trace_id)s, %(receipt_seconds)s::float8) AS trace_id
 ), first AS (SELECT trace_id FROM receipt WHERE trace_id <> %(trace_id)s)
 """
 NO_FIRST = "first AS (SELECT NULL::text AS trace_id WHERE false)"

@@ -24,7 +24,7 @@ from quarantine.delivery.rows import FEW, LOAD, SMALL, in_schema
 from quarantine.models import Content, Event, Message, Recipient, State
 from quarantine.platform.models import DeliveryJob, HourlyCount
 from quarantine.platform.models import Unrouted as UnroutedRow
-from quarantine.records import Filing, Outcome, Said, Transaction, Unrouted, clean
+from quarantine.records import Filing, Outcome, Said, Transaction, Unrouted, clean, make_statement
 from quarantine.store import DurabilityError, Store, StoreUnavailableError
 from quarantine.trace_id import make_trace_id
 
@@ -262,6 +262,26 @@ def test_trace_ids_sort_by_time_and_can_be_read_aloud():
     ids = [make_trace_id() for _ in range(100)]
     assert len(set(ids)) == 100
     assert all(len(one) == 20 and not set(one) & set("ILOU") for one in ids)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"receipt": b"f" * 32}, id="one"),
+        pytest.param({"receipt": b"f" * 32, "outcomes": ()}, id="many"),
+        pytest.param({}, id="without receipt"),
+        pytest.param({"sha256": None, "stored": None}, id="refused"),
+    ],
+)
+def test_a_vacuum_of_what_all_providers_share_costs_no_provider_its_plan(changes):
+    """The queue and the receipts are vacuumed each minute: PostgreSQL makes all plans that name them anew."""
+    query, _ = make_statement(make_filing(**changes))
+    with psycopg.connect(get_conninfo(), autocommit=True) as database:
+        cursor = psycopg.RawCursor(database)
+        cursor.execute(b"EXPLAIN (FORMAT JSON, GENERIC_PLAN, VERBOSE) " + query.text)
+        plan = str(cursor.fetchone())
+    assert "'Relation Name': 'quarantine_message'" in plan
+    assert "'Schema': 'public'" not in plan
 
 
 # Sent again
