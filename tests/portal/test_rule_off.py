@@ -30,6 +30,7 @@ def test_admins_see_the_alarm_and_what_it_means(acme, who, page):
     text = get_text(browse(who).get(page))
     assert f"{ALARM}.</strong>" in text
     assert "mail from servers without reverse DNS is let in" in text
+    assert "no mail is lost. A server whose name we do not remember waits up to a second" in text
     assert "The rule comes back by itself" in text
 
 
