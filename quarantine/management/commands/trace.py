@@ -69,7 +69,7 @@ class Command(BaseCommand):
             raise CommandError(f"--limit must be from 1 to {MAX_ROWS}.", returncode=BAD_CALL)
         wanted = read_wanted(options)
         if wanted.is_anything and not options["unrouted"]:
-            raise CommandError("Say what to look for: see manage.py trace --help.", returncode=BAD_CALL)
+            raise CommandError(say_what_to_add(options["provider"]), returncode=BAD_CALL)
         which = {"slug": options["provider"], "only_unrouted": options["unrouted"]}
         lines = find_lines(wanted, limit=options["limit"], whole=options["json"], **which)
         if not lines.items:
@@ -104,6 +104,12 @@ def read_wanted(options: dict[str, Any]) -> Wanted:
     except NotUnderstoodError as error:
         raise CommandError(str(error), returncode=BAD_CALL) from error
     return wanted.also(**{name: value for name, value in given.items() if value})
+
+
+def say_what_to_add(slug: str) -> str:
+    """What to type where nothing says which mail is meant."""
+    where = f" besides --provider {slug}" if slug else ""
+    return f"Say what to look for{where}, such as an address, or --since 24h: see manage.py trace --help."
 
 
 def advise(wanted: Wanted, slug: str) -> str:
