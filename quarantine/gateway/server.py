@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 PART = "gateway"
 DRAIN_SECONDS = 30.0
 RETRY_SECONDS = 1.0
+READY_SECONDS = 2.0  # for a PostgreSQL that is there; a client that comes sooner is served by the other processes
 POOL_SIZE = 8
 # One writes, another is there at once when that one hangs. A connection knows the tables and plans of each provider
 # that it has written for: with a thousand of them that is half a gigabyte.
@@ -100,9 +101,9 @@ class Gateway:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def start(self, host: str, port: int) -> None:
-        """Listen, and get ready as soon as PostgreSQL answers; until then clients are told 421."""
+        """Get ready as soon as PostgreSQL answers, and listen; where it does not at once, clients are told 421."""
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Session(self.services), host, port, reuse_port=True, backlog=BACKLOG
+            lambda: Session(self.services), host, port, reuse_port=True, backlog=BACKLOG, start_serving=False
         )
         await self.pool.open(wait=False)
         await self.store_pool.open(wait=False)
@@ -110,6 +111,8 @@ class Gateway:
         work = (self._get_ready(), self._beat(), self.resolver.watch(), self.load.run())
         numbers = keep_measuring(self), keep_counting_look_ups(self.resolver.counts, self.store)
         self._tasks = [asyncio.create_task(part, name=getattr(part, "__name__", "part")) for part in (*work, *numbers)]
+        await asyncio.wait(self._tasks[:1], timeout=READY_SECONDS)
+        await self._server.start_serving()
 
     @property
     def ended_parts(self) -> list[str]:
