@@ -1,13 +1,18 @@
-"""A gateway begins to listen when it can take mail."""
+"""A gateway begins to listen when it can take mail, and our own look at it is nobody's mail that was put off."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
+from django.test import override_settings
 
+from portal.settings.environment import Address
+from portal.web.views import health
+from quarantine.gateway import replies, server
 from quarantine.store import Store
 from tests.quarantine.gateways import run_gateway
+from tests.quarantine.test_metrics import Change
 
 pytestmark = pytest.mark.usefixtures("committed")
 
@@ -22,3 +27,21 @@ def test_who_comes_first_is_greeted(monkeypatch):
     monkeypatch.setattr(Store, "start", start_late)
     with run_gateway(wait=False) as gateway:
         assert gateway.connect().ask("QUIT").startswith("221 ")
+
+
+def test_healthz_asks_no_gateway_that_is_not_ready(monkeypatch):
+    async def fail(_):
+        raise OSError
+
+    monkeypatch.setattr(Store, "start", fail)
+    monkeypatch.setattr(server, "READY_SECONDS", 0.01)
+    change = Change()
+    with run_gateway(wait=False) as gateway:
+        with override_settings(SUPERVISED=True, SMTP_ADDRESS=Address("127.0.0.1", gateway.port)):
+            assert asyncio.run(health.check_parts())["gateway"] == {"state": "down", "instances": 0}
+        assert change.list("connections_total") == {}
+
+        client = gateway.connect(greeting=False)
+        assert client.read_reply() == str(replies.NOT_READY)
+        assert client.is_closed()
+        assert change.list("connections_total") == {("deferred", "unavailable"): 1}

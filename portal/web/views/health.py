@@ -24,6 +24,8 @@ STALE_SECONDS = {"gateway": GATEWAY_SECONDS, "courier": 15, "worker": 20, "beat"
 READY, DOWN, READ_ONLY, NO_SPACE = "ready", "down", "read_only", "no_space"
 
 State = dict[str, Any]
+Database = tuple[bool, dict[str, list[float]]]
+NOTHING_READ: Database = (False, {})
 T = TypeVar("T")
 
 
@@ -73,20 +75,21 @@ _cache = _Cache()
 
 async def check_parts() -> dict[str, State]:
     """Ask every part at once."""
+    reading = asyncio.create_task(bounded(_ask(read_database)))
     database, alarms, valkey, banner = await asyncio.gather(
-        bounded(_ask(read_database)), bounded(_ask(read_alarms)), bounded(_ping_cache()), bounded(_read_banner())
+        reading, bounded(_ask(read_alarms)), bounded(_ping_cache()), bounded(_read_banner_of(reading))
     )
-    is_read_only, beats = database or (False, {})
+    is_read_only, beats = database or NOTHING_READ
     parts: dict[str, State] = {
         "postgres": {"state": DOWN if database is None else READ_ONLY if is_read_only else READY},
         "valkey": {"state": READY if valkey else DOWN},
     }
     for part, limit in STALE_SECONDS.items():
         parts[part] = _judge_beats(beats.get(part, []), limit)
-    if parts["gateway"]["state"] == READY and alarms:
-        parts["gateway"] |= alarms
-    if not banner:
-        parts["gateway"] |= {"state": DOWN, "banner": False}
+    if parts["gateway"]["state"] == READY:
+        parts["gateway"] |= alarms or {}
+        if not banner:
+            parts["gateway"] |= {"state": DOWN, "banner": False}
     return parts
 
 
@@ -112,7 +115,7 @@ async def _ask(read: Callable[[psycopg.AsyncConnection[TupleRow]], Awaitable[T]]
         return await read(connection)
 
 
-async def read_database(connection: psycopg.AsyncConnection[TupleRow]) -> tuple[bool, dict[str, list[float]]]:
+async def read_database(connection: psycopg.AsyncConnection[TupleRow]) -> Database:
     """Whether nothing can be written to it, so that all mail is put off; and the heartbeats."""
     cursor = await connection.execute("SELECT current_setting('transaction_read_only') = 'on'")
     [(is_read_only,)] = await cursor.fetchall()
@@ -145,6 +148,14 @@ async def _ping_cache() -> bool:
     client = redis.asyncio.Redis.from_url(settings.CACHES["default"]["LOCATION"], socket_timeout=CHECK_SECONDS)
     async with client:
         return bool(await client.ping())
+
+
+async def _read_banner_of(reading: asyncio.Task[Database | None]) -> bool:
+    """Whether the gateway greets; asked only once it says that it is ready: whom it turns away it puts on record."""
+    await asyncio.wait([reading])
+    _, beats = reading.result() or NOTHING_READ
+    is_ready = _judge_beats(beats.get("gateway", []), GATEWAY_SECONDS)["state"] == READY
+    return is_ready and await _read_banner()
 
 
 async def _read_banner() -> bool:
