@@ -64,6 +64,7 @@ DEMO = read.parse_flag("LAZARET_DEMO", get("LAZARET_DEMO", "0"))  # opens the de
 DEMO_SINK = read.parse_address(  # the demo's customers' mail server
     "LAZARET_DEMO_SINK", get("LAZARET_DEMO_SINK", f"127.0.0.1:{min(SMTP_ADDRESS.port + 1, 65535)}")
 )
+DEMO_UPSTREAM = read.parse_resolvers("LAZARET_DEMO_UPSTREAM", get("LAZARET_DEMO_UPSTREAM", ""))
 SUPERVISED = read.parse_flag("LAZARET_SUPERVISED", get("LAZARET_SUPERVISED", "0"))  # `./run` tells its children
 
 DATABASE_URL = read.parse_url("DATABASE_URL", get("DATABASE_URL", ""), ("postgres", "postgresql"))

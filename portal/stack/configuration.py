@@ -15,7 +15,8 @@ from portal.settings import choose
 from portal.settings.environment import Address, get_home
 from portal.stack.process import StackError
 
-OWN = ("LAZARET_EMBEDDED", "LAZARET_SUPERVISED", "LAZARET_DEMO")  # what only the supervisor says to its children
+# What only the supervisor says to its children.
+OWN = ("LAZARET_EMBEDDED", "LAZARET_SUPERVISED", "LAZARET_DEMO", "LAZARET_DEMO_UPSTREAM")
 
 
 @dataclass(frozen=True)

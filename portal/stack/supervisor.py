@@ -102,7 +102,7 @@ class Supervisor:
         """For the children, and for `manage.py` in another terminal."""
         configuration = self.configuration
         if configuration.demo:
-            self.environment = demo_environment(configuration.smtp.port) | self.environment
+            self.environment = demo_environment(configuration.smtp.port, self.environment)
         self.environment["LAZARET_SUPERVISED"] = "1"
         if configuration.embedded:
             ours = {name: value for name, value in self.environment.items() if name.startswith("LAZARET_")}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dns.asyncquery
 import dns.message
+import dns.query
 import dns.rcode
 import dns.reversename
 import dns.rrset
@@ -46,6 +47,7 @@ from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox, SenderRule, User
 from portal.tenants.provisioning import find_logo_type
 from quarantine.management.sender import Answer, Letter, send_all
+from tests.dns_server import DnsServer
 
 OCTETS = [
     b"Subject: plain\r\n\r\ntext\r\n",
@@ -101,8 +103,8 @@ def test_sink_that_cannot_write_asks_to_try_again(tmp_path):
     assert answer.reply.code == 451
 
 
-async def ask(name: str, kind: str, *, tcp: bool = False, upstream: tuple[str, ...] = ()) -> dns.message.Message:
-    server = NameServer(Address("127.0.0.1", find_free_port()), upstream=list(upstream))
+async def ask(name: str, kind: str, *, tcp: bool = False, upstream: tuple[Address, ...] = ()) -> dns.message.Message:
+    server = NameServer(Address("127.0.0.1", find_free_port()), upstream=upstream)
     await server.start()
     query = dns.message.make_query(name, kind)
     send = dns.asyncquery.tcp if tcp else dns.asyncquery.udp
@@ -160,7 +162,7 @@ def test_other_questions_go_to_the_resolvers_given():
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(Upstream, local_addr=("127.0.0.1", 0))
         port = transport.get_extra_info("sockname")[1]
-        server = NameServer(Address("127.0.0.1", find_free_port()), upstream=["127.0.0.1"], upstream_port=port)
+        server = NameServer(Address("127.0.0.1", find_free_port()), upstream=[Address("127.0.0.1", port)])
         await server.start()
         query = dns.message.make_query("lazaret.org", "A")
         try:
@@ -180,7 +182,7 @@ def test_junk_gets_no_answer_and_does_no_harm(octets):
 
 def test_demo_stands_beside_the_smtp_port():
     port = find_free_port()
-    environment = demo_environment(port)
+    environment = demo_environment(port, {})
     assert environment["LAZARET_DEMO"] == "1"
     assert environment["LAZARET_XCLIENT"] == "127.0.0.0/8,::1"
     addresses = {environment["LAZARET_DEMO_SINK"], environment["LAZARET_DNS"], f"127.0.0.1:{port}"}
@@ -208,7 +210,8 @@ def test_world_serves_moves_its_domains_and_ends_in_order(committed, tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "sink").write_text("127.0.0.1:4\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        process = start_world(tmp_path, f"127.0.0.1:{taken.getsockname()[1]}")
+        sink = f"127.0.0.1:{taken.getsockname()[1]}"
+        process = start_world(tmp_path, {"LAZARET_DEMO_SINK": sink, "LAZARET_DNS": f"127.0.0.1:{find_free_port()}"})
         try:
             port = wait_for_sink(tmp_path)
             assert port not in {4, taken.getsockname()[1]}
@@ -220,14 +223,36 @@ def test_world_serves_moves_its_domains_and_ends_in_order(committed, tmp_path):
             assert process.wait(20) == 0
 
 
-def start_world(home: Path, sink: str) -> subprocess.Popen:
+def test_resolvers_that_were_given_are_asked_by_the_demos_own(committed, tmp_path):
+    MailDomain.objects.filter(pk=MailDomain.objects.first().pk).update(name=DOMAINS[0], server_port=4)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "sink").write_text("127.0.0.1:4\n")
+    with DnsServer() as given:
+        given.answer("lazaret.org", "A", "192.0.2.7")
+        environment = demo_environment(find_free_port(), {"LAZARET_DNS": f"127.0.0.1:{given.address[1]}"})
+        process = start_world(tmp_path, environment)
+        try:
+            wait_for_sink(tmp_path)
+            port = int(environment["LAZARET_DNS"].rpartition(":")[2])
+            for name, address in (("lazaret.org", "192.0.2.7"), ("mail.riverbank.example", "198.51.100.12")):
+                response = dns.query.udp(dns.message.make_query(name, "A"), "127.0.0.1", port=port, timeout=5)
+                assert [str(record) for record in response.answer[0]] == [address]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+
+
+def test_the_demos_name_server_never_asks_itself():
+    ours = Address("127.0.0.1", 2527)
+    assert NameServer(ours, upstream=[ours, Address("127.0.0.1", 53)]).upstream == [Address("127.0.0.1", 53)]
+
+
+def start_world(home: Path, environment: dict[str, str]) -> subprocess.Popen:
     url = os.environ["DATABASE_URL"].rpartition("/")[0] + "/" + connection.settings_dict["NAME"]
-    variables = {
+    variables = environment | {
         "LAZARET_HOME": str(home),
         "LAZARET_EMBEDDED": "1",
         "LAZARET_DEMO": "1",
-        "LAZARET_DEMO_SINK": sink,
-        "LAZARET_DNS": f"127.0.0.1:{find_free_port()}",
         "DATABASE_URL": url,
         "DJANGO_SETTINGS_MODULE": "portal.settings.embedded",
     }

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import socket
+from collections.abc import Mapping
 
 LOOPBACK = "127.0.0.1"
 
 
-def demo_environment(smtp_port: int) -> dict[str, str]:
+def demo_environment(smtp_port: int, given: Mapping[str, str]) -> dict[str, str]:
     """The variables of every process in demo mode: the demo is on, and where its mail server and name server are.
 
-    Both stand beside the SMTP port (one and two above it), or on free ports where those are taken.
+    Both stand beside the SMTP port (one and two above it), or on free ports where those are taken. Resolvers that were
+    given are asked by the demo's name server, which alone knows the demo's clients.
     """
-    sink = os.environ.get("LAZARET_DEMO_SINK") or f"{LOOPBACK}:{choose_port(smtp_port + 1)}"
+    sink = given.get("LAZARET_DEMO_SINK") or f"{LOOPBACK}:{choose_port(smtp_port + 1)}"
     return {
+        "LAZARET_XCLIENT": "127.0.0.0/8,::1",
+        **given,
         "LAZARET_DEMO": "1",
         "LAZARET_DEMO_SINK": sink,
         "LAZARET_DNS": f"{LOOPBACK}:{choose_port(smtp_port + 2, besides=sink)}",
-        "LAZARET_XCLIENT": "127.0.0.0/8,::1",
+        "LAZARET_DEMO_UPSTREAM": given.get("LAZARET_DNS", ""),
     }
 
 

@@ -1,9 +1,10 @@
-"""The demo's name server on loopback: answers for its own zones, asks the system's resolvers for the rest."""
+"""The demo's name server on loopback: answers for its own zones, asks other resolvers for the rest."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 
 import dns.asyncquery
@@ -26,10 +27,9 @@ DNS_PORT = 53
 class NameServer:
     """Serves UDP and TCP on one port. A question that cannot be read gets no answer."""
 
-    def __init__(self, address: Address, *, upstream: list[str] | None = None, upstream_port: int = DNS_PORT) -> None:
+    def __init__(self, address: Address, *, upstream: Iterable[Address]) -> None:
         self.address = address
-        self.upstream = list_system_resolvers() if upstream is None else upstream
-        self.upstream_port = upstream_port
+        self.upstream = [resolver for resolver in upstream if resolver != address]  # it would ask itself for ever
         self.forwarded = 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.transport: asyncio.DatagramTransport | None = None
@@ -74,7 +74,7 @@ class NameServer:
                 for resolver in self.upstream:
                     with suppress(dns.exception.DNSException, OSError):
                         response, _ = await dns.asyncquery.udp_with_fallback(
-                            query, resolver, timeout=UPSTREAM_SECONDS, port=self.upstream_port
+                            query, resolver.host, timeout=UPSTREAM_SECONDS, port=resolver.port
                         )
                         return response
             finally:
@@ -111,8 +111,8 @@ class Datagrams(asyncio.DatagramProtocol):
         task.add_done_callback(self.server.tasks.discard)
 
 
-def list_system_resolvers() -> list[str]:
+def list_system_resolvers() -> list[Address]:
     try:
-        return [str(address) for address in dns.resolver.Resolver().nameservers][:3]
+        return [Address(str(host), DNS_PORT) for host in dns.resolver.Resolver().nameservers][:3]
     except dns.exception.DNSException:
         return []

@@ -14,7 +14,7 @@ from django.db import Error, connection
 from portal.settings.environment import Address
 from portal.stack.demo.cast import DOMAINS
 from portal.stack.demo.maildir import Maildirs
-from portal.stack.demo.nameserver import NameServer
+from portal.stack.demo.nameserver import NameServer, list_system_resolvers
 from portal.stack.demo.sink import start_sink
 from portal.stack.process import StackError
 from portal.tenants.models import MailDomain
@@ -47,7 +47,7 @@ async def run_world() -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    server = NameServer(find_nameserver())
+    server = NameServer(find_nameserver(), upstream=settings.DEMO_UPSTREAM or list_system_resolvers())
     try:
         await server.start()
     except OSError:
