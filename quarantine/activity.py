@@ -1,4 +1,5 @@
-"""How much was accepted, held, refused, deferred and left unfinished, by cause, hour by hour: sums over HourlyCount.
+"""How much was accepted, held, refused, deferred and left unfinished, by cause, hour by hour, and of how much the
+client's name could not be looked up: sums over HourlyCount.
 
 Index: hourly_count_provider where a provider is named, else that of hourly_count_once, which begins with the hour.
 """
@@ -15,12 +16,12 @@ from django.db.models import Q, QuerySet, Sum
 from quarantine.causes import name_cause
 from quarantine.outcomes import COUNTED
 from quarantine.platform.models import HourlyCount
+from quarantine.records import LOOK_UP, LOOK_UP_FAILED
 
-DNS = "dns"
 REPEATED = "repeated"  # taken before: the sender had not heard so. No mail has this for its outcome
 KINDS: dict[str, str] = {outcome.value: str(outcome.label) for outcome in COUNTED} | {REPEATED: "Sent again"}
 ENOUGH = 40  # look-ups, without which no share is reckoned
-LOOK_UPS = Q(schema="", kind=DNS)
+LOOK_UPS = Q(schema="", kind=LOOK_UP)
 DNS_ANSWERED = ("ok", "none", "mismatch", "malformed", "skipped")  # the answer was had, whatever it was
 DNS_WORDS = {
     "ok": "a name that leads back",
@@ -53,7 +54,7 @@ class Count:
     @property
     def label(self) -> str:
         """The cause in words."""
-        return name_failure(self.cause) if self.kind == DNS else name_cause(self.cause)
+        return name_failure(self.cause) if self.kind in {LOOK_UP, LOOK_UP_FAILED} else name_cause(self.cause)
 
 
 def name_failure(cause: str) -> str:
@@ -61,7 +62,7 @@ def name_failure(cause: str) -> str:
 
 
 def of_provider(schema: str) -> Q:
-    return Q(schema=schema) & ~Q(kind=DNS)
+    return Q(schema=schema) & ~Q(kind=LOOK_UP)
 
 
 def of_domains(schema: str, domains: Iterable[int]) -> Q:
@@ -71,7 +72,8 @@ def of_domains(schema: str, domains: Iterable[int]) -> Q:
 def share_failures(look_ups: Iterable[Count]) -> list[str] | None:
     """For what look-ups failed, with the share of all in whole percent, the most frequent first; None of too few.
 
-    A look-up belongs to no provider, so providers are told no numbers: from these each could reckon the others' mail.
+    A look-up belongs to no provider, so providers are told no numbers of them: from these each could reckon the others'
+    mail. What they are told by numbers is their own mail for which one failed.
     """
     sums: Counter[str] = Counter()
     for count in look_ups:

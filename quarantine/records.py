@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from psycopg import sql
 
-from filtering.evidence import Evidence, PtrEvidence
+from filtering.evidence import NOT_KNOWN_YET, Evidence, PtrEvidence
 from filtering.verdict import Finding, Verdict
 from portal.tenants.database import Query
 from quarantine.causes import Cause
@@ -245,6 +245,8 @@ WHERE (h.hour, h.schema, h.domain_id, h.kind, h.cause, h.instance)
     = (c.hour, c.schema, c.domain_id, c.kind, c.cause, %(instance)s)
 """)
 REPEATED = "repeated"
+LOOK_UP, LOOK_UP_FAILED = "dns", "dns_failed"  # of the whole platform; of a provider's mail, by recipients
+MAX_CAUSE = 24  # letters
 AGAIN = "The client sent it again, as if it had not heard that it was taken: answered 250, not stored twice."
 UNHEARD = "what is told here was on record already, but the database had not said so in time"
 END_OF_DATA = "end of data"  # what is answered then is called so among the replies
@@ -324,9 +326,17 @@ def list_hours(record: Record, *, again: bool = False) -> Iterator[tuple[Hour, i
     if isinstance(record, Unrouted):
         yield (hour, "", 0, record.outcome, record.cause.value), record.times
         return
+    failure = "" if again else get_failure(record.transaction.ptr)
     for outcome in record.outcomes:
         kind, cause = (REPEATED, Cause.SENT_AGAIN.value) if again else (outcome.event, outcome.cause)
         yield (hour, record.schema, outcome.domain_id, kind, cause), 1
+        if failure:
+            yield (hour, record.schema, outcome.domain_id, LOOK_UP_FAILED, failure), 1
+
+
+def get_failure(ptr: PtrEvidence) -> str:
+    """Why the client's name could not be looked up; empty where it could, or where nobody waited for the answer."""
+    return "" if ptr == NOT_KNOWN_YET else ptr.failure[:MAX_CAUSE]
 
 
 def list_corrections(record: Filing | Unrouted) -> Iterator[Count]:

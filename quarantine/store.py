@@ -28,6 +28,8 @@ from quarantine.faults import name_fault
 from quarantine.locks import PUBLIC, LockWatch
 from quarantine.platform.heartbeat import UPSERT
 from quarantine.records import (
+    LOOK_UP,
+    LOOK_UP_FAILED,
     Count,
     Filing,
     Hour,
@@ -457,7 +459,7 @@ def measure(records: Iterable[Record], *, again: bool = False) -> None:
     metrics.DUPLICATES.inc(again)
     for record in records:
         for (_, _, _, kind, cause), number in list_hours(record, again=again):
-            if kind != "dns":
+            if kind not in {LOOK_UP, LOOK_UP_FAILED}:
                 metrics.RECIPIENTS.labels(kind, cause).inc(number)
 
 

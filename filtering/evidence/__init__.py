@@ -25,6 +25,17 @@ class PtrEvidence:
     milliseconds: int = 0
     detail: str = ""  # what the resolver said, for the trace
 
+    @property
+    def failure(self) -> str:
+        """Why the look-up told nothing, as it is counted, such as servfail, refused or timeout; empty where it did."""
+        if self.status is not PtrStatus.UNKNOWN:
+            return ""
+        said = self.detail.partition("; ")[0].rpartition(": ")[2]
+        return said.lower().replace(" ", "_") or PtrStatus.UNKNOWN.value
+
+
+NOT_KNOWN_YET = PtrEvidence(PtrStatus.UNKNOWN, detail="not known yet")  # the look-up has not ended: it did not fail
+
 
 @dataclass(frozen=True, slots=True)
 class ContentEvidence:

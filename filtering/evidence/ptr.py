@@ -61,15 +61,8 @@ async def _look_up(address: Address, resolver: Resolver) -> PtrEvidence:
         log.error("ptr_lookup_failed error=%s", type(error).__name__)
         evidence, outcome.is_new = PtrEvidence(PtrStatus.UNKNOWN, detail=type(error).__name__), True
     if outcome.is_new:
-        resolver.counts["stale" if outcome.is_stale else _get_word(evidence)] += 1
+        resolver.counts["stale" if outcome.is_stale else evidence.failure or evidence.status.value] += 1
     return replace(evidence, milliseconds=round((time.monotonic() - started) * 1000))
-
-
-def _get_word(evidence: PtrEvidence) -> str:
-    """How it is counted: the status, or why it is unknown, such as servfail, refused or timeout."""
-    if evidence.status is not PtrStatus.UNKNOWN:
-        return evidence.status.value
-    return evidence.detail.rpartition(": ")[2].lower().replace(" ", "_")
 
 
 class _LookUp:

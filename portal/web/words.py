@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from filtering.evidence import PtrEvidence, PtrStatus
 from filtering.evidence.ptr import RULE_OFF
 from quarantine.activity import name_failure
 from quarantine.causes import Cause, name_cause
@@ -46,9 +47,8 @@ def explain_ptr(status: str, detail: str) -> str:
     """What reverse DNS said; where nobody knows, why not. `detail` is what the resolver said."""
     if status != "unknown" or not detail:
         return PTR.get(status, "")
-    said, _, then = detail.partition("; ")
-    why = name_failure(said.rpartition(": ")[2].lower().replace(" ", "_"))
-    off = "; the rule was off then, because too many look-ups failed" if then == RULE_OFF else ""
+    why = name_failure(PtrEvidence(PtrStatus.UNKNOWN, detail=detail).failure)
+    off = "; the rule was off then, because too many look-ups failed" if detail.endswith(f"; {RULE_OFF}") else ""
     return f"{PTR[status]}: {why}{off}"
 
 

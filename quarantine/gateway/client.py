@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from filtering.evidence import PtrEvidence, PtrStatus
+from filtering.evidence import NOT_KNOWN_YET, PtrEvidence
 from quarantine.causes import Cause
 from quarantine.gateway import replies
 from quarantine.gateway.addresses import AddressError, NeedsUtf8Error, SyntaxProblem, read_address, read_path
@@ -18,7 +18,6 @@ from quarantine.gateway.story import MAX_SAID, Declined, Mail
 from quarantine.intake import await_ptr
 from quarantine.records import Transaction
 
-UNKNOWN_PTR = PtrEvidence(PtrStatus.UNKNOWN, detail="not known yet")
 MAX_VERB = 20
 OF_MAIL = {"MAIL", "RCPT", "DATA", "BDAT"}
 CONNECTED = "CONNECT"  # what is answered with the greeting is called so
@@ -165,7 +164,7 @@ class ClientSession(Connection):
 
     def _sketch(self, mail: Mail) -> Transaction:
         """The transaction as far as it is known now; nothing is waited for."""
-        ptr = self._ptr.result() if self._ptr and self._ptr.done() and not self._ptr.cancelled() else UNKNOWN_PTR
+        ptr = self._ptr.result() if self._ptr and self._ptr.done() and not self._ptr.cancelled() else NOT_KNOWN_YET
         return Transaction(
             trace_id=mail.trace_id,
             received_at=datetime.now(UTC),

@@ -10,6 +10,7 @@ from filtering.evidence import PtrEvidence, PtrStatus
 from filtering.evidence.ptr import look_up_ptr
 from filtering.evidence.resolver import Resolver
 from quarantine import metrics
+from quarantine.records import LOOK_UP, MAX_CAUSE
 from quarantine.store import Store
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 MEASURE_SECONDS = 0.5
 TABLE_SECONDS = 10.0
-MAX_CAUSE = 24  # letters, in the table
 
 
 async def keep_measuring(gateway: Gateway) -> None:
@@ -49,7 +49,7 @@ async def keep_counting_look_ups(counts: Counter[str], store: Store) -> None:
         new = counts - seen
         seen.update(new)
         for outcome, number in new.items():
-            store.count("dns", outcome[:MAX_CAUSE], number)
+            store.count(LOOK_UP, outcome[:MAX_CAUSE], number)
 
     try:
         while True:

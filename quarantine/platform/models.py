@@ -106,7 +106,7 @@ class HourlyCount(models.Model):
     hour = models.DateTimeField()
     schema = models.CharField(max_length=63, blank=True, default="")  # empty: it reached no provider
     domain_id = models.BigIntegerField(default=0)  # 0: no domain
-    kind = models.CharField(max_length=12)  # accepted, held, refused, deferred, unfinished, repeated, dns
+    kind = models.CharField(max_length=12)  # accepted, held, refused, deferred, unfinished, repeated, dns_failed, dns
     cause = models.CharField(max_length=24, blank=True, default="")
     instance = models.CharField(max_length=64)
     count = models.PositiveBigIntegerField()

@@ -766,6 +766,37 @@ def test_the_zone_of_times_is_said_where_they_are_read_and_typed(acme):
         assert "Hours of another day (Asia/Kolkata)" in page
 
 
+def read_failed(who: str, path: str, at: str = "acme") -> list[list[str]]:
+    """The table of mail whose server's name could not be looked up, line by line, as it is read."""
+    text = unescape(get_text(browse(who, at=at).get(path))).partition("name could not be looked up</h2>")[2]
+    table = text.partition("Look-ups of reverse DNS that failed")[0].partition("<tbody")[2]
+    lines = re.findall(r"<tr\b.*?</tr>", table, re.DOTALL)
+    return [re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<span class=.label.*?</span>", "", line)).split() for line in lines]
+
+
+def test_mail_whose_servers_name_could_not_be_looked_up_is_counted_in_the_viewers_scope(acme):
+    """However few there are: by cause and hour, over all instances."""
+    now = timezone.now().replace(minute=0, second=0, microsecond=0)
+    for instance in ("gw-1", "gw-2"):
+        for hours, domain, cause, number in (
+            (0, "alpha.test", "timeout", 2), (3, "alpha.test", "servfail", 1), (3, "beta.test", "timeout", 20)
+        ):  # fmt: skip
+            at = now - timedelta(hours=hours)
+            count(at, kind="dns_failed", cause=cause, domain=domain, number=number, instance=instance)
+    count(now, domain="alpha.test", kind="accepted", cause="", number=5)
+    count(now, schema="sp_globex", kind="dns_failed", cause="busy", domain="gamma.test", number=700)
+    now, then = (f"{hour:%a} {hour:%H}:00".split() for hour in (now, now - timedelta(hours=3)))
+    assert read_failed("dora", "/activity/") == [["Together", "4", "2"], [*now, "4", "0"], [*then, "0", "2"]]
+    assert read_failed("alice", "/activity/") == [["Together", "44", "2"], [*now, "4", "0"], [*then, "40", "2"]]
+    assert read_failed("mallory", "/activity/", "globex") == [["Together", "700"], [*now, "700"]]
+    assert read_failed("dora", "/activity/?days=7")[0] == ["Together", "4", "2"]
+    text = get_text(browse("dora").get("/activity/"))
+    for label in ("No answer in time", "The name server failed"):
+        assert f'<th scope="col" class="number" role="columnheader">{label}</th>' in text
+    assert "Too many look-ups at once" not in text
+    assert read_counts("dora") == {"Taken, to be delivered": 5, "Held in quarantine": 0}  # nobody's mail is in it twice
+
+
 def get_failures(text: str) -> list[str]:
     """What the page of counts says of look-ups, line by line."""
     part = text.partition("Look-ups of reverse DNS that failed")[2].partition("By cause, with its share")[0]

@@ -347,16 +347,19 @@ def test_activity_adds_up_the_instances_and_shows_what_reached_nobody(capsys, db
         count(schema="sp_acme", domain_id=2, kind="refused", cause="reverse_dns", count=3)
         count(kind="refused", cause="relay_denied", count=5)
         count(kind="dns", cause="servfail", count=7)
+        count(schema="sp_acme", domain_id=1, kind="dns_failed", cause="timeout", count=4)
     count(hour=hour - timedelta(days=3), kind="refused", cause="relay_denied", count=1)
     told = call_json(capsys, "activity")
     assert [(one["provider"], one["kind"], one["cause"], one["count"]) for one in told] == [
-        ("", "dns", "servfail", 14), ("", "refused", "relay_denied", 10), ("acme", "refused", "reverse_dns", 10),
+        ("", "dns", "servfail", 14), ("", "refused", "relay_denied", 10), ("acme", "dns_failed", "timeout", 8),
+        ("acme", "refused", "reverse_dns", 10),
     ]  # fmt: skip
-    assert len(call_json(capsys, "activity", "--since", "7d")) == 4
-    assert len(call_json(capsys, "activity", "--provider", "acme")) == 1
+    assert len(call_json(capsys, "activity", "--since", "7d")) == 5
+    assert len(call_json(capsys, "activity", "--provider", "acme")) == 2
     lines = call(capsys, "activity").splitlines()
-    assert lines[2].split()[:6] == [f"{hour:%Y-%m-%d}", f"{hour:%H}:00", "acme", "refused", "reverse_dns", "10"]
-    assert lines[2].endswith("        10  the client has no reverse DNS")
+    assert lines[2].endswith("  acme        dns_failed  timeout                          8  no answer in time")
+    assert lines[3].split()[:6] == [f"{hour:%Y-%m-%d}", f"{hour:%H}:00", "acme", "refused", "reverse_dns", "10"]
+    assert lines[3].endswith("        10  the client has no reverse DNS")
     assert lines[0].endswith("  dns         servfail                        14  the name server failed")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from html import unescape
 
 import pytest
 from django.core.management import call_command
+from django.db.models import Sum
 from django.test import override_settings
 from django_tenants.utils import schema_context
 
@@ -14,8 +17,9 @@ from portal.settings.environment import Address
 from portal.tenants.models import MailDomain
 from quarantine.models import Message, Recipient, State
 from quarantine.platform.heartbeat import RuleOff, find_rule_off
-from quarantine.platform.models import Heartbeat
+from quarantine.platform.models import Heartbeat, HourlyCount
 from tests.dns_server import DnsServer
+from tests.portal.browsing import browse, get_text
 from tests.quarantine.gateways import RunningGateway, run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN
 from tests.running_courier import wait_until
@@ -135,6 +139,38 @@ def test_why_nobody_knows_is_on_record_of_mail_that_was_never_sent_too(
         (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  PTR "))
         assert line.startswith("  PTR        unknown")
         assert line.endswith(f": {said}")
+
+
+def read_failed(who: str, at: str = "acme") -> list[tuple[str, int]]:
+    """What the page of counts says of mail whose server's name could not be looked up: the sums, by cause."""
+    text = unescape(get_text(browse(who, at=at).get("/activity/"))).partition("name could not be looked up</h2>")[2]
+    sums = re.search(r'<tr role="row" class="sum">.*?</tr>', text, re.DOTALL)
+    cells = re.findall(r'<span class="label"[^>]*>([^<]+)</span>(\d+)', sums.group()) if sums else []
+    return [(label, int(number)) for label, number in cells]
+
+
+@pytest.mark.parametrize(
+    ("illness", "told"), [("SERVFAIL", "The name server failed"), ("DROP", "No answer in time"), ("", "")]
+)
+def test_one_mail_whose_server_has_no_known_name_is_counted_for_its_recipients(
+    server: DnsServer, illness: str, told: str
+) -> None:
+    """However few they are, once, whatever becomes of it, and for nobody else's."""
+    server.everything = illness
+    with run_gateway() as gateway:
+        gateway.gateway.resolver.deadline = 0.5
+        for _ in range(2):  # the second is known already
+            client = gateway.open(WITH_PTR)
+            client.mail("ann@sender.test", "bob@alpha.test", "carol@alpha.test", data=CLEAN)
+            client.talk("MAIL FROM:<ann@sender.test>", "RCPT TO:<nobody@alpha.test>", "QUIT")
+            client.close()
+        gateway.settle()
+    counted = HourlyCount.objects.filter(schema="sp_acme").exclude(kind="dns_failed")
+    sums = dict(counted.values_list("kind").annotate(Sum("count")))
+    assert sums == {"accepted": 2, "repeated": 2, "refused": 2}
+    expected = [(told, 4)] if told else []  # two who got it, and twice one who is not there
+    assert read_failed("dora") == read_failed("alice") == expected
+    assert read_failed("mallory", at="globex") == []
 
 
 def test_mail_let_in_while_the_rule_was_off_says_so(server: DnsServer, capsys: pytest.CaptureFixture[str]) -> None:

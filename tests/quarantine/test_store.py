@@ -13,7 +13,7 @@ from django.db import connection
 from django.db.models import Sum
 from django_tenants.utils import schema_context
 
-from filtering.evidence import ContentEvidence, Evidence, PtrEvidence, PtrStatus
+from filtering.evidence import NOT_KNOWN_YET, ContentEvidence, Evidence, PtrEvidence, PtrStatus
 from filtering.verdict import Action, Category, Finding, Verdict
 from portal.tenants.database import get_conninfo, make_pool
 from portal.tenants.models import MailDomain
@@ -362,6 +362,28 @@ def test_what_is_kept_is_counted_in_the_same_transaction():
         ("sp_acme", "refused", "no_mailbox"): 1,
         ("sp_acme", "repeated", "sent_again"): 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("ptr", "counted"),
+    [
+        (
+            PtrEvidence(PtrStatus.UNKNOWN, detail="forward look-up: SERVFAIL"),
+            {("sp_acme", "dns_failed", "servfail"): 1},
+        ),
+        (
+            PtrEvidence(PtrStatus.UNKNOWN, detail="NXDOMAIN; the rule is off"),
+            {("sp_acme", "dns_failed", "nxdomain"): 1},
+        ),
+        (PtrEvidence(PtrStatus.MISMATCH, "a.test"), {}),
+        (NOT_KNOWN_YET, {}),  # nobody waited for it
+    ],
+)
+def test_mail_whose_servers_name_could_not_be_looked_up_is_counted_once(ptr, counted):
+    twice = [make_filing(receipt=b"f" * 32) for _ in range(2)]
+    assert run(*(replace(one, transaction=replace(one.transaction, ptr=ptr)) for one in twice)) == [True, True]
+    told = {key: number for key, number in list_counts().items() if number}
+    assert told == counted | {("sp_acme", "accepted", ""): 1, ("sp_acme", "repeated", "sent_again"): 1}
 
 
 def test_notes_are_written_soon_and_counted():

@@ -1,4 +1,6 @@
-"""How much was taken and how much was not, by cause, hour by hour; each number leads to its mail."""
+"""How much was taken and how much was not, by cause, hour by hour, each number leading to its mail; and of how much the
+sending server's name could not be looked up.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +27,22 @@ from quarantine.activity import (
     ENOUGH,
     KINDS,
     LOOK_UPS,
-    REPEATED,
     Count,
     count_by_hour,
     of_domains,
     of_provider,
     share_failures,
 )
-from quarantine.outcomes import Outcome
+from quarantine.outcomes import COUNTED, Outcome
 from quarantine.platform.heartbeat import find_rule_off
+from quarantine.records import LOOK_UP_FAILED
 from quarantine.retention import COUNT_DAYS
 
 HOUR = timedelta(hours=1)
 DAYS = 7
 Cause = tuple[str, str]  # kind, cause
+LEAD_ON = {outcome.value for outcome in COUNTED}  # kinds for which mail can be searched
+FAILED = {LOOK_UP_FAILED: "Why it could not be looked up"}
 TAKEN: dict[Cause, str] = {  # without a cause, and always shown
     (Outcome.ACCEPTED.value, ""): "To be delivered",
     (Outcome.HELD.value, ""): "Held in quarantine",
@@ -66,8 +70,9 @@ def activity(request: HttpRequest) -> HttpResponse:
         day, by_day = read_day(request.GET.get("day", "")), request.GET.get("days") == str(DAYS)
         spans = list_days() if by_day else list_hours_of(day) if day else list_last_hours()
         since, until = spans[-1].since, spans[0].until
-        context = make_table(spans, count_by_hour(choose(user), since=since, until=until))
-        context |= {"day": day, "by_day": by_day, "kept": COUNT_DAYS, "enough": ENOUGH}
+        counts = count_by_hour(choose(user), since=since, until=until)
+        context: dict[str, Any] = {"day": day, "by_day": by_day, "kept": COUNT_DAYS, "enough": ENOUGH}
+        context |= {"table": make_table(spans, counts, KINDS, TAKEN), "failed": make_failed(spans, counts)}
         context |= list_failures(spans, count_by_hour(LOOK_UPS, since=since, until=until))
     context["rule_off"] = find_rule_off()
     return render_page(request, "web/activity.html", context, page="activity")
@@ -129,22 +134,32 @@ def begin(day: date) -> datetime:
     return at.astimezone(UTC).replace(minute=0)
 
 
-def make_table(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
-    """Lines and columns: only causes that occurred, the most frequent of each kind first."""
+def make_failed(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
+    """The mail whose sending server's name could not be looked up; only of hours or days that have some."""
+    table = make_table(spans, counts, FAILED, {})
+    return table | {"lines": [line for line in table["lines"] if not line[-1]]}
+
+
+def make_table(
+    spans: list[Span], counts: Iterable[Count], kinds: dict[str, str], always: dict[Cause, str]
+) -> dict[str, Any]:
+    """Lines and columns of those kinds: only causes that occurred, the most frequent of each kind first; `always` there
+    are those that are named.
+    """
     sums: dict[Span, Counter[Cause]] = {span: Counter() for span in spans}
-    labels: dict[Cause, str] = dict(TAKEN)
+    labels: dict[Cause, str] = dict(always)
     for count in counts:
         key = (count.kind, count.cause)
-        if count.kind not in KINDS:
+        if count.kind not in kinds:
             continue
         labels.setdefault(key, capfirst(count.label) or "No reason noted")
         for span in spans:
             if count.hour in span:
                 sums[span][key] += count.number
     totals: Counter[Cause] = sum(sums.values(), Counter())
-    columns = sorted(labels, key=lambda key: (list(KINDS).index(key[0]), -totals[key], key[1]))
+    columns = sorted(labels, key=lambda key: (list(kinds).index(key[0]), -totals[key], key[1]))
     whole = Span(spans[-1].since, spans[0].until, "together")
-    groups = Counter("Taken" if key in TAKEN else KINDS[key[0]] for key in columns)
+    groups = Counter("Taken" if key in TAKEN else kinds[key[0]] for key in columns)
     return {
         "columns": [labels[key] for key in columns],
         "groups": list(groups.items()),
@@ -160,11 +175,13 @@ def make_table(spans: list[Span], counts: Iterable[Count]) -> dict[str, Any]:
 def make_cell(span: Span, key: Cause, number: int, label: str) -> dict[str, Any]:
     kind, cause = key
     query = {"since": span.since.isoformat(), "until": span.until.isoformat(), "outcome": kind, "cause": cause}
-    leads_on = number and kind != REPEATED
+    leads_on = number and kind in LEAD_ON
     url = urlencode({name: value for name, value in query.items() if value}) if leads_on else ""
     return {"number": number, "label": name_cell(key, label), "query": url}
 
 
 def name_cell(key: Cause, label: str) -> str:
     """What a number counts, where no head of a column says it."""
+    if key[0] in FAILED:
+        return label
     return KINDS[key[0]] if key in TAKEN else f"{KINDS[key[0]]}: {label[:1].lower()}{label[1:]}"
