@@ -435,11 +435,16 @@ def _make_outcome(recipient: Recipient, verdict: Verdict, result: Result, reply:
 def make_refusal(recipient: Recipient, verdict: Verdict, cause: Cause, reply: str, reason: str) -> Outcome:
     addressee = recipient.addressee
     place = recipient.given, addressee.domain.id, addressee.mailbox_id
-    return Outcome(*place, State.REFUSED, verdict, reply, "refused", f"{reply} [{reason}]", cause)
+    return Outcome(*place, State.REFUSED, verdict, reply, "refused", tell(reply, reason), cause)
+
+
+def tell(reply: str, reason: str) -> str:
+    """What was answered, and why, once."""
+    return reply if reason in reply else f"{reply} [{reason}]"
 
 
 def make_left(left: Left, domain: ServedDomain) -> Outcome:
-    text = f"{left.reply} [{left.reason or left.cause.label}]"
+    text = tell(left.reply, left.reason or left.cause.label)
     place = left.given, domain.id, left.mailbox_id
     state = State.REFUSED if left.event == "refused" else State.UNFINISHED
     return Outcome(*place, state, UNJUDGED, left.reply, left.event, text, left.cause)

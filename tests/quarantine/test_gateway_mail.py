@@ -14,6 +14,7 @@ from quarantine.gateway.limits import Limits
 from quarantine.models import Content, Event, Message, Recipient
 from quarantine.platform.models import DeliveryJob, Unrouted
 from quarantine.queries import read_raw
+from tests.portal.browsing import browse, get_text
 from tests.quarantine.gateways import run_gateway, run_name_server
 
 pytestmark = pytest.mark.usefixtures("committed")
@@ -240,6 +241,11 @@ def test_a_client_without_reverse_dns_is_refused_at_rcpt_and_on_record(gateway):
     assert recipient.findings[0]["learn"] is False
     message = recipient.message
     assert (message.ptr_status, str(message.client_ip), message.sender) == ("none", WITHOUT_PTR, "ann@sender.test")
+    happened = (
+        get_text(browse("bob").get(f"/trace/{recipient.pk}/")).partition('<ol class="trace">')[2].partition("</ol>")[0]
+    )
+    assert happened.count(f"Could not resolve PTR record for {WITHOUT_PTR}") == 1
+    assert happened.count(message.trace_id) == 1
 
 
 @pytest.mark.parametrize(("ip", "status"), [(WITH_PTR, "ok"), (FAILING, "unknown"), ("10.1.2.3", "skipped")])
