@@ -6,15 +6,40 @@ import logging.config
 import time
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 from celery.signals import setup_logging, task_postrun, task_prerun, worker_process_init
 from django.conf import settings
+from django.db import Error
 
 from portal.settings import choose
+from portal.tenants.database import is_outage
 from quarantine import metrics
 
+log = logging.getLogger(__name__)
+
+
+class DatabaseAwayError(Exception):
+    """The task could not be done now; its schedule has it tried again."""
+
+
+class PatientTask(Task):
+    """A task to which an outage of PostgreSQL is none of its faults: Celery tells those with a traceback."""
+
+    throws = (DatabaseAwayError,)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().__call__(*args, **options)
+        except Error as error:
+            cause = error.__cause__ or error
+            if not is_outage(cause):
+                raise
+            log.warning("task_put_off task=%s error=%s", self.name, type(cause).__name__)
+            raise DatabaseAwayError from error
+
+
 choose()
-app = Celery("lazaret")
+app = Celery("lazaret", task_cls=PatientTask)
 app.conf.update(settings.CELERY, broker_url=settings.BROKER_URL)
 app.autodiscover_tasks(["reports", "quarantine", "quarantine.platform"])
 app.set_default()

@@ -28,6 +28,7 @@ ALARMS = (
     "SELECT min(rule_off_since), count(rule_off_since), count(*), coalesce(bool_and(lacks_space), false)"
     " FROM public.platform_heartbeat WHERE part = 'gateway' AND at > now() - make_interval(secs => %s)"
 )
+_silent: set[str] = set()  # parts of this process whose last beat failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,21 @@ async def _tell(database: AsyncConnection[TupleRow], values: tuple[datetime | No
             raise
 
 
-def beat(part: str, instance: str) -> None:
-    """Say once that `instance` of `part` is alive, in whatever schema we are; only logs that the database is away."""
+def beat(part: str, instance: str) -> bool:
+    """Say once that `instance` of `part` is alive, in whatever schema we are. Where the database is away: False, and
+    a line in the log the first time.
+    """
     try:
         with connection.cursor() as cursor:
             cursor.execute(UPSERT, (part, instance))
     except Error as error:
-        log.warning("heartbeat_failed part=%s instance=%s error=%s", part, instance, type(error).__name__)
+        if part not in _silent:
+            log.warning("heartbeat_failed part=%s instance=%s error=%s", part, instance, type(error).__name__)
+        _silent.add(part)
+        return False
+    else:
+        _silent.discard(part)
+        return True
     finally:
         connection.close_if_unusable_or_obsolete()  # beat has no requests or tasks at whose end Django would do it
 

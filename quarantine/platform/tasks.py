@@ -20,8 +20,8 @@ EXPIRES_SECONDS = 15
 
 @shared_task(name=HEARTBEAT)
 def heartbeat() -> None:
-    beat("worker", socket.gethostname())
-    forget_silent()
+    if beat("worker", socket.gethostname()):
+        forget_silent()
 
 
 @after_task_publish.connect(sender=HEARTBEAT)

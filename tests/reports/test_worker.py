@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -25,6 +28,7 @@ from portal.tenants.models import MailDomain, ServiceProvider
 from portal.tenants.people.models import Mailbox, User
 from quarantine.models import Message, MessageKind
 from quarantine.platform.models import DeliveryJob
+from quarantine.platform.tasks import heartbeat
 from reports import digests, queries, tasks
 from reports.models import Digest
 from reports.schedule import request_digest, reschedule
@@ -37,20 +41,28 @@ pytestmark = pytest.mark.usefixtures("committed")
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker of its own, which takes what this process enqueues."""
+    with run_worker(tmp_path / "log", NAME=connection.settings_dict["NAME"]) as process:
+        yield process
+
+
+@contextmanager
+def run_worker(log_file: Path, **database: Any) -> Iterator[subprocess.Popen[bytes]]:
     program = (
-        "import sys; from portal.settings import test;"
-        " test.DATABASES['default']['NAME'] = sys.argv.pop(1);"
+        "import json, sys; from portal.settings import test;"
+        " test.DATABASES['default'] |= json.loads(sys.argv.pop(1));"
         " from celery.__main__ import main; main()"
     )
-    with (tmp_path / "log").open("wb") as log:
+    with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", program, connection.settings_dict["NAME"], "-A", "portal.celery", "worker",
+            [sys.executable, "-c", program, json.dumps(database), "-A", "portal.celery", "worker",
              "--queues", "digest", "--pool", "solo", "--without-gossip", "--without-mingle"],
             cwd=PROJECT, stdout=log, stderr=log,
         )  # fmt: skip
-    yield process
-    process.terminate()
-    process.wait(20)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def wait_for(condition, seconds: float = 30) -> None:
@@ -76,6 +88,21 @@ def test_a_report_asked_for_is_handed_over_by_the_worker(worker):
         assert "Offer" in read_text(digest)
         assert DeliveryJob.objects.get(schema="sp_acme").lane == "digest"
         assert [message.pk for message in list_handed_over()] == [digest.message_id]
+
+
+def test_while_the_database_is_away_the_worker_says_so_and_tells_of_no_fault(tmp_path):
+    log = tmp_path / "log"
+    with run_worker(log, PORT=1, OPTIONS={"pool": {"min_size": 0, "max_size": 2, "timeout": 0.2}}):
+        for task in (heartbeat, heartbeat, tasks.dispatch_due_digests):
+            task.apply_async(queue="digest")
+        wait_for(lambda: "dispatch_due_digests" in log.read_text().partition(" ready.")[2])
+    lines = log.read_text().splitlines()
+    assert not [line for line in lines if "Traceback" in line or "ERROR" in line]
+    told = [line.partition("WARNING ")[2] for line in lines if "heartbeat_failed" in line or "task_put_off" in line]
+    assert [line.split(" instance=")[0] for line in told] == [
+        "quarantine.platform.heartbeat heartbeat_failed part=worker",
+        "portal.celery task_put_off task=reports.tasks.dispatch_due_digests error=PoolTimeout",
+    ]
 
 
 def test_the_dispatcher_has_all_providers_reported_once(worker):  # Q22
