@@ -47,6 +47,7 @@ class Script:
     ttl: int = TTL_SECONDS
     authority: str = ""  # a record such as "example.test. 60 IN NS ns.example.test."
     owner: str = ""  # of the records, where an alias leads there
+    beside: str = ""  # a whole record that is in the answer as well, with its class
     delay: float = 0.0  # seconds
     forged: str = ""  # a record that somebody else answers first, over UDP
     forged_by: str = ""  # what is wrong with that answer: its id, question or source
@@ -153,9 +154,10 @@ class DnsServer:
         if script.records and (alias is None or script.owner):
             name = dns.name.from_text(script.owner) if script.owner else name
             response.answer.append(dns.rrset.from_text(name, ttl, "IN", kind, *script.records))
-        if script.authority:
-            owner, seconds, *rest = script.authority.split()
-            response.authority.append(dns.rrset.from_text(owner, int(seconds), *rest[:2], " ".join(rest[2:])))
+        for section, record in ((response.answer, script.beside), (response.authority, script.authority)):
+            if record:
+                owner, seconds, *rest = record.split()
+                section.append(dns.rrset.from_text(owner, int(seconds), *rest[:2], " ".join(rest[2:])))
 
     def _find(self, key: Key) -> Script:
         if (script := self.scripts.get(key)) is not None:

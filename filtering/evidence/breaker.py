@@ -68,8 +68,11 @@ class Breaker:
         return is_seen and next(iter(self._witnesses.values())) > self._failing[party][0]
 
     def record_life(self) -> None:
-        """That the service as a whole is alive."""
-        self._death = ""
+        """That the service as a whole is alive. What it failed while it was dead says nothing of now."""
+        if self._death:
+            self._death = ""
+            self._outcomes.clear()
+            self._failed = 0
         self._decide()
 
     def record_death(self, sign: str) -> None:

@@ -73,6 +73,13 @@ def _fail(detail: str) -> Answer:
     return Answer(detail=detail, is_known=False, seconds=FAILURE_SECONDS)
 
 
+def _is_chain(said: QueryMessage, found: ChainingResult) -> bool:
+    """Whether the answer holds nothing but the aliases that were followed: what is not about the question is a fault of
+    whoever answers, and no sign that there is no such record (RFC 6672: a DNAME stands beside the alias it makes).
+    """
+    return all(records in found.cnames or records.rdtype == dns.rdatatype.DNAME for records in said.answer)
+
+
 def get_party(client: str) -> str:
     """Who is answerable for a client's network such as 192.0.2.0/24 or 2001:db8:1::/48."""
     if ":" not in client:
@@ -177,6 +184,8 @@ class Resolver:
                 if found.answer is not None:
                     records = tuple(record.to_text() for record in found.answer)
                     return self._note_records(kind, PlainAnswer(records, found.minimum_ttl), reply.server)
+                if not _is_chain(reply.said, found):
+                    return _fail("malformed answer")
                 asked = reply.said.question[0].name
                 if found.canonical_name == asked or reply.said.rcode() == dns.rcode.NXDOMAIN:
                     return await self._read_absence(found, reply.said, reply.server, ends)
@@ -196,7 +205,9 @@ class Resolver:
         if not await self._is_trusted(server, ends):
             return _fail("unconfirmed absence")
         detail = "NXDOMAIN" if said.rcode() == dns.rcode.NXDOMAIN else "no such record"
-        return Answer(detail=detail, seconds=min(max(found.minimum_ttl, MIN_TTL_SECONDS), MAX_ABSENT_SECONDS))
+        has_soa = any(records.rdtype == dns.rdatatype.SOA for records in said.authority)
+        ttl = found.minimum_ttl if has_soa else MIN_TTL_SECONDS  # RFC 2308 5: without an SOA it is not kept
+        return Answer(detail=detail, seconds=min(max(ttl, MIN_TTL_SECONDS), MAX_ABSENT_SECONDS))
 
     def _trust(self, server: Server) -> None:
         self._proven[server] = self._last_proof = self._clock()

@@ -112,6 +112,18 @@ def test_absence_is_kept_by_the_zone_and_for_an_hour_at_most(
     assert run(server, story) == [1, 1, 2]
 
 
+def test_absence_that_no_zone_signs_for_is_hardly_kept(server: DnsServer) -> None:  # RFC 2308 5
+    """So whom a resolver has lied about is let in soon after it has stopped."""
+
+    async def story(resolver: Resolver, clock: Clock) -> list[PtrStatus]:
+        found = [await get_status(resolver)]
+        server.add("192.0.2.1", "mail.example.test")
+        clock.now += 6
+        return [*found, await get_status(resolver)]
+
+    assert run(server, story) == [NONE, OK]
+
+
 def test_failure_is_kept_for_thirty_seconds(server: DnsServer) -> None:
     async def story(resolver: Resolver, clock: Clock) -> list[PtrStatus]:
         server.answer_reverse("192.0.2.1", rcode="SERVFAIL")
@@ -583,6 +595,35 @@ def test_lying_resolver_is_not_believed(server: DnsServer) -> None:  # R12: it s
     assert run(server, story) == ({UNKNOWN}, {"unconfirmed_absence": 20})
 
 
+@pytest.mark.parametrize("rcode", ["NOERROR", "NXDOMAIN"])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        pytest.param("4.3.2.1.in-addr.arpa. 60 IN PTR other.example.test.", id="another name"),
+        pytest.param("1.2.0.192.in-addr.arpa. 60 IN A 192.0.2.1", id="another type"),
+        pytest.param("1.2.0.192.in-addr.arpa. 60 CH PTR mail.example.test.", id="another class"),
+    ],
+)
+def test_answer_to_something_else_is_no_absence(server: DnsServer, beside: str, rcode: str) -> None:
+    server.answer_reverse("192.0.2.1", rcode=rcode, beside=beside, authority=SOA)
+
+    async def story(resolver: Resolver, _: Clock) -> tuple[PtrStatus, dict[str, int]]:
+        return await get_status(resolver), dict(resolver.counts)
+
+    assert run(server, story) == (UNKNOWN, {"malformed_answer": 1})
+
+
+@pytest.mark.parametrize("beside", ["", "2.0.192.in-addr.arpa. 60 IN DNAME zone.example.test."])
+def test_absence_at_the_end_of_an_alias_is_one(server: DnsServer, beside: str) -> None:  # RFC 2317, RFC 6672
+    server.answer("1.2.0.192.in-addr.arpa", "CNAME", "1.zone.example.test.")
+    server.answer_reverse("192.0.2.1", rcode="NXDOMAIN", beside=beside, authority=SOA)
+
+    async def story(resolver: Resolver, _: Clock) -> PtrStatus:
+        return await get_status(resolver)
+
+    assert run(server, story) is NONE
+
+
 def test_resolver_that_begins_to_lie_is_believed_for_a_second_at_most(server: DnsServer) -> None:
     server.add("192.0.2.1", "mail.example.test")
 
@@ -783,6 +824,18 @@ def test_dead_resolver_stays_dead_however_often_the_same_networks_come() -> None
         clock.now += 30
         fill(breaker, well=0, failed=ENOUGH)
         assert breaker.is_open
+
+
+def test_what_failed_while_the_resolver_was_dead_does_not_keep_the_rule_off() -> None:
+    clock = Clock()
+    breaker = Breaker("reverse_dns", clock)
+    breaker.record_death("seconds=20")
+    fill(breaker, well=0, failed=ENOUGH)
+    clock.now += 1
+    breaker.record_life()
+    assert not breaker.is_open
+    fill(breaker, well=0, failed=ENOUGH)  # it was alive, and is ill
+    assert breaker.is_open
 
 
 def test_failures_of_one_network_do_not_keep_the_rule_off() -> None:
