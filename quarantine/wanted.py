@@ -21,7 +21,8 @@ WORDS = re.compile(r"[\s,;]+|(?<=>)(?=<)")
 BETWEEN = {"", "from", "to", "from:", "to:", "and", "->", "→"}
 ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]*[^\s@<>.]")
 DOMAIN = re.compile(r"(?:[\w-]+\.)+[a-z][\w-]*", re.IGNORECASE)
-FIELD = re.compile(r"^(?:message-id|from|to|sender|return-path)\s*:\s*", re.IGNORECASE)
+FIELD = re.compile(r"^(message-id|from|to|sender|return-path)\s*:\s*", re.IGNORECASE)
+IN_BRACKETS = re.compile(r"<[^\s<>]+>")
 Network = IPv4Network | IPv6Network
 
 
@@ -54,6 +55,12 @@ class Wanted:
         """What was recognised in the box, and what was said besides."""
         return replace(self, **given)
 
+    @property
+    def maybe_address(self) -> str:
+        """The Message-ID, where somebody may have meant an address in brackets."""
+        bare = self.message_id.strip("<>").lower()
+        return bare if not self.party and ADDRESS.fullmatch(bare) else ""
+
     def in_header(self) -> Wanted:
         """The same, with the address looked for in the line From: not every sender puts it in the envelope."""
         return replace(self, party="", message_id="", header_from=self.party)
@@ -61,7 +68,9 @@ class Wanted:
 
 def recognise(text: str) -> Wanted:
     """What somebody typed or pasted into one box. Raises NotUnderstoodError."""
-    text = FIELD.sub("", text.replace("\0", "").strip())[:MAX_TEXT]
+    text = text.replace("\0", "").strip()[:MAX_TEXT]
+    name = found[1].lower() if (found := FIELD.match(text)) else ""
+    text = FIELD.sub("", text)
     if trace_id := _find_trace_id(text):
         return Wanted(trace_id=trace_id)
     if client := _find_network(text):
@@ -74,8 +83,15 @@ def recognise(text: str) -> Wanted:
         return Wanted(pair=tuple(pair))
     if text.startswith("@"):
         return Wanted(party=read_party(text))
+    return _read_either(text, name)
+
+
+def _read_either(text: str, name: str) -> Wanted:
+    """An address or a Message-ID, which look alike: in brackets, or where it is called so, it is a Message-ID."""
     message_id = "" if " " in text else f"<{text.strip('<>')}>"
-    return Wanted(message_id=message_id, party=read_party(text))
+    if name == "message-id" and message_id or not name and IN_BRACKETS.fullmatch(text):
+        return Wanted(message_id=message_id)
+    return Wanted(message_id="" if name else message_id, party=read_party(text))
 
 
 def _say_what_can_be_typed(text: str) -> str:

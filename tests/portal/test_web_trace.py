@@ -483,6 +483,21 @@ def test_who_looks_after_the_domain_is_led_to_letting_the_server_in(acme, who, m
     assert (f"/reverse-dns/?network={row.message.client_ip}&domain={row.domain_id}#grant" in text) is may
 
 
+def test_what_is_in_brackets_is_a_message_id_and_is_said_to_be(acme):
+    message = keep("bob@alpha.test", subject="S-WANTED", sender="ann@far.test")
+    Message.objects.filter(pk=message.pk).update(message_id="<a@b.test>")
+    keep("bob@alpha.test", subject="S-OTHER", sender="a@b.test")
+    assert find("bob", q="<a@b.test>") == {"S-WANTED"}
+    assert "Newest first: Message-ID <a@b.test>. Times" in search("bob", q="<a@b.test>")
+    assert find("bob", q="a@b.test") == {"S-WANTED", "S-OTHER"}  # without them it may be either
+    empty = browse("bob").get("/trace/", {"q": "<ann@far.test>"})
+    assert "Searched: Message-ID <ann@far.test>; in mail for" in unescape(get_text(empty))
+    assert 'If it is an address, <a href="?q=ann%40far.test">look for ann@far.test</a> without brackets.' in get_text(
+        empty
+    )
+    assert "If it is an address" not in search("bob", q="<4711.abc>")
+
+
 def test_an_empty_answer_says_what_was_searched_where_and_what_it_means(acme):
     text = search("bob", q="ann@far.test", outcome="refused")
     assert NO_TRACE in text

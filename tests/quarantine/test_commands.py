@@ -108,6 +108,7 @@ def test_trace_finds_what_belonged_to_no_provider(capsys, db):
             1,
         ),
         (["--unrouted"], "no trace: anything", 1),
+        (["<zz@far.test>"], "no trace: Message-ID <zz@far.test>.*an address, look for zz@far.test without brackets", 1),
         (["--client", "192.0.2.99"], "no trace: by the server 192.0.2.99.*on record after a minute or so", 1),
         (["01JAAAAAAAAAAAAAAAAA", "--provider", "acme"], "no trace: .*leave --provider out", 1),
         (["a@x.test b@y.test"], "no trace: from a@x.test to b@y.test, or back.*look for the recipient alone", 1),

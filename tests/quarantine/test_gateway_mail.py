@@ -241,9 +241,8 @@ def test_a_client_without_reverse_dns_is_refused_at_rcpt_and_on_record(gateway):
     assert recipient.findings[0]["learn"] is False
     message = recipient.message
     assert (message.ptr_status, str(message.client_ip), message.sender) == ("none", WITHOUT_PTR, "ann@sender.test")
-    happened = (
-        get_text(browse("bob").get(f"/trace/{recipient.pk}/")).partition('<ol class="trace">')[2].partition("</ol>")[0]
-    )
+    page = get_text(browse("bob").get(f"/trace/{recipient.pk}/"))
+    happened = page.partition('<ol class="trace">')[2].partition("</ol>")[0]
     assert happened.count(f"Could not resolve PTR record for {WITHOUT_PTR}") == 1
     assert happened.count(message.trace_id) == 1
 

@@ -115,6 +115,7 @@ def say_what_to_add(slug: str) -> str:
 def advise(wanted: Wanted, slug: str) -> str:
     """What it can mean that nothing was found, and where else to look."""
     told = [MISSED_ID] if wanted.trace_id else [NEVER_SEEN, BY_MESSAGE_ID if wanted.message_id else "", ASK]
+    told += [f"If it is an address, look for {wanted.maybe_address} without brackets." if wanted.maybe_address else ""]
     told += [ENVELOPE if wanted.pair else "", NOT_YET if wanted.client else "", ONLY_THERE if slug else ""]
     return " ".join(filter(None, told))
 
