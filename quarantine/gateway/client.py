@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from filtering.evidence import NOT_KNOWN_YET, PtrEvidence
+from filtering.evidence import NOT_KNOWN_YET, PtrEvidence, PtrStatus
 from quarantine.causes import Cause
 from quarantine.gateway import replies
 from quarantine.gateway.addresses import AddressError, NeedsUtf8Error, SyntaxProblem, read_address, read_path
@@ -18,6 +18,7 @@ from quarantine.gateway.story import MAX_SAID, Declined, Mail
 from quarantine.intake import await_ptr
 from quarantine.records import Transaction
 
+NOT_ASKED = PtrEvidence(PtrStatus.SKIPPED, detail="not asked: turned away before the greeting")
 MAX_VERB = 20
 OF_MAIL = {"MAIL", "RCPT", "DATA", "BDAT"}
 CONNECTED = "CONNECT"  # what is answered with the greeting is called so
@@ -81,7 +82,13 @@ class ClientSession(Connection):
         elif not self._transactions and cause in {Cause.QUIT, Cause.DISCONNECTED}:
             self._note(Cause.NO_MAIL, None)
         elif not self._transactions or (reply and reply not in HARMLESS) or self._has_erred():
+            self._tell_end(cause, reply)
             self._note(cause, reply)
+
+    def _tell_end(self, cause: Cause, reply: Reply | None) -> None:
+        """Have our last words told, where they answered no command; to whom was not greeted they are the first."""
+        if reply and reply not in [said for _, said in self._said[-1:]]:
+            self._said.append((cause.label if self._said else CONNECTED, reply))
 
     def _has_erred(self) -> bool:
         """Whether an error was answered that no transaction tells of."""
@@ -164,7 +171,6 @@ class ClientSession(Connection):
 
     def _sketch(self, mail: Mail) -> Transaction:
         """The transaction as far as it is known now; nothing is waited for."""
-        ptr = self._ptr.result() if self._ptr and self._ptr.done() and not self._ptr.cancelled() else NOT_KNOWN_YET
         return Transaction(
             trace_id=mail.trace_id,
             received_at=datetime.now(UTC),
@@ -172,10 +178,15 @@ class ClientSession(Connection):
             sender=mail.sender,
             helo=self._stated_helo or self._helo,
             tls=self._tls,
-            ptr=ptr,
+            ptr=self._recall_ptr(),
             said=tuple(mail.said),
             seconds=mail.seconds,
         )
+
+    def _recall_ptr(self) -> PtrEvidence:
+        if self._ptr is None:
+            return NOT_ASKED
+        return self._ptr.result() if self._ptr.done() and not self._ptr.cancelled() else NOT_KNOWN_YET
 
 
 def read_recipient(argument: bytes, *, utf8: bool) -> tuple[str, Reply | None]:

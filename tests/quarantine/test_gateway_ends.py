@@ -10,6 +10,7 @@ from django.test import override_settings
 
 from portal.settings.environment import Address
 from portal.web.views.health import _read_banner
+from quarantine.causes import Cause
 from quarantine.gateway import connection, replies, services
 from quarantine.gateway.inlet import Pace
 from quarantine.gateway.limits import Limits
@@ -169,6 +170,29 @@ def test_how_a_connection_ended_is_on_record(gateway, end, expected):
     end(gateway)
     assert list_ends(gateway) == [(outcome, cause, str(reply or "")) for outcome, cause, reply in expected]
     assert not gateway.services._clients
+
+
+@pytest.mark.parametrize(
+    ("end", "replies_given"),
+    [
+        (speak_too_early, [["CONNECT", replies.EARLY_TALKER]]),
+        (balance_without_a_header, [["CONNECT", replies.BAD_PROXY]]),
+        (stay_silent, [["CONNECT", replies.greet("lazaret.localhost")], [Cause.TIMEOUT.label, replies.TOO_SLOW]]),
+        (ask_for_a_page, [["CONNECT", replies.greet("lazaret.localhost")], ["GET", replies.NOT_SMTP]]),
+    ],
+)
+def test_every_reply_of_a_connection_without_mail_is_on_record_once(gateway, end, replies_given):
+    end(gateway)
+    gateway.settle()
+    told = [one[:2] for one in Unrouted.objects.get().replies]  # late ones have their time, too
+    assert told == [[command, str(reply)] for command, reply in replies_given]
+
+
+def test_of_who_was_turned_away_before_the_greeting_reverse_dns_was_not_asked_for(gateway):
+    speak_too_early(gateway)
+    gateway.settle()
+    row = Unrouted.objects.get()
+    assert (row.ptr_status, row.ptr_detail) == ("skipped", "not asked: turned away before the greeting")
 
 
 def ask_as_healthz_does(gateway):
