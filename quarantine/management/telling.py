@@ -228,9 +228,11 @@ def list_reply_lines(replies: Any) -> Iterator[str]:
 
 
 def list_recipient_lines(recipient: dict[str, Any], replies: Any) -> Iterator[str]:
-    judged = f" ({recipient['category']} {recipient['score']:.1f}, policy {recipient['policy_release']})"
-    judged = judged if recipient["was_judged"] else ""
-    yield f"  recipient  {recipient['address']}: {recipient['outcome']}: {recipient['label']}{judged}"
+    judged = f"{recipient['category']} {recipient['score']:.1f}" if recipient["was_judged"] else ""
+    release = f"policy {recipient['policy_release']}" if recipient["policy_release"] else ""
+    why = ", ".join(filter(None, [judged, release]))
+    told = f"{recipient['outcome']}: {recipient['label']}{f' ({why})' if why else ''}"
+    yield f"  recipient  {recipient['address']}: {told}"
     if recipient["cause"]:
         yield f"    cause    {recipient['cause']}: {name_cause(recipient['cause'])}"
     if recipient["reply"]:

@@ -17,6 +17,7 @@ from quarantine import tracing
 from quarantine.models import Content, Event, Message, Recipient, State
 from quarantine.platform.models import DeliveryJob, HourlyCount, Unrouted
 from tests.kept_mail import keep, send_off
+from tests.portal.browsing import browse, get_text
 from tests.running_courier import running_courier
 from tests.smtp_sink import Sink
 
@@ -282,6 +283,24 @@ def test_trace_says_nothing_of_a_verdict_where_no_mail_was_judged(capsys, db, fi
     told = call(capsys, "trace", kept.trace_id)
     assert re.search(r"^  recipient  bob@alpha\.test: \w+: [\w ]+$", told, re.MULTILINE)
     assert f"\n    reply    {reply}\n" in told
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"policy_release": 4, "state": State.DELIVERED, "category": "clean", "score": 1.5}, "clean 1.5, policy 4"),
+        ({"policy_release": 4, "state": State.REFUSED, "cause": "reverse_dns"}, "policy 4"),
+        ({"policy_release": 0, "state": State.REFUSED, "cause": "no_mailbox"}, ""),
+    ],
+)
+def test_trace_says_by_which_release_of_the_policy_it_was_decided(capsys, db, fields, told):
+    with schema_context("sp_acme"):
+        kept = keep("bob@alpha.test", **fields)
+        page = get_text(browse("bob").get(f"/trace/{kept.recipients.get().pk}/"))
+    (line,) = re.findall(r"^  recipient  .*", call(capsys, "trace", kept.trace_id), re.MULTILINE)
+    assert line.partition(" (")[2] == (f"{told})" if told else "")
+    assert ("<dt>Policy release</dt><dd>4</dd>" in page) is bool(told)
+    assert ("Policy release" in page) is bool(told)
 
 
 def test_trace_leaves_out_what_a_connection_without_mail_has_not(capsys, db):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from django.core.management import call_command
 from django_tenants.utils import schema_context
 
 from filtering.policy.models import PolicyRelease
@@ -224,7 +225,7 @@ def test_refused_and_accepted_recipients_share_one_message(gateway):
     ]
 
 
-def test_a_client_without_reverse_dns_is_refused_at_rcpt_and_on_record(gateway):
+def test_a_client_without_reverse_dns_is_refused_at_rcpt_and_on_record(gateway, capsys):
     client = gateway.open(WITHOUT_PTR)
     replies = client.talk("MAIL FROM:<ann@sender.test>", "RCPT TO:<bob@alpha.test>", "DATA", "QUIT")
     refusal = replies[1]
@@ -245,6 +246,9 @@ def test_a_client_without_reverse_dns_is_refused_at_rcpt_and_on_record(gateway):
     happened = page.partition('<ol class="trace">')[2].partition("</ol>")[0]
     assert happened.count(f"Could not resolve PTR record for {WITHOUT_PTR}") == 1
     assert happened.count(message.trace_id) == 1
+    assert "<dt>Policy release</dt><dd>1</dd>" in page
+    call_command("trace", message.trace_id)
+    assert "  recipient  bob@alpha.test: refused: Refused (policy 1)\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("ip", "status"), [(WITH_PTR, "ok"), (FAILING, "unknown"), ("10.1.2.3", "skipped")])
