@@ -184,8 +184,8 @@ RUNNING: list[RunningGateway] = []
 
 
 @contextmanager
-def run_gateway(*, limits: Limits | None = None, wait: bool = True) -> Iterator[RunningGateway]:
-    """A gateway with the settings as they are; XCLIENT is believed from loopback."""
+def run_gateway(*, limits: Limits | None = None, wait: bool = True, port: int = 0) -> Iterator[RunningGateway]:
+    """A gateway with the settings as they are; XCLIENT is believed from loopback. `port` may be another one's."""
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="gateway")
     thread.start()
@@ -193,7 +193,7 @@ def run_gateway(*, limits: Limits | None = None, wait: bool = True) -> Iterator[
     async def start() -> Gateway:
         gateway = Gateway(limits=limits)
         gateway.services.trusted_networks = ("127.0.0.1/32",)
-        await gateway.start("127.0.0.1", 0)
+        await gateway.start("127.0.0.1", port)
         if wait:
             async with asyncio.timeout(WAIT_SECONDS):
                 await gateway.wait_until_ready()

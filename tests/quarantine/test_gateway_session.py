@@ -13,6 +13,7 @@ from portal.tenants.directory import DirectoryUnavailable
 from quarantine.models import Message, Recipient
 from tests.quarantine.gateways import run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN, list_rows
+from tests.running_courier import wait_until
 from tests.smtp_sink import CERTIFICATE
 
 pytestmark = pytest.mark.usefixtures("committed")
@@ -372,10 +373,25 @@ def test_a_stop_lets_what_is_under_way_end():
         stopping = asyncio.run_coroutine_threadsafe(gateway.gateway.stop(10), gateway.loop)
         assert idle.read_reply() == "421 4.3.2 Service is being restarted, try again"
         assert idle.is_closed()
+        with pytest.raises(ConnectionRefusedError):
+            gateway.connect()
         assert busy.send_data(CLEAN).startswith("250 ")
         assert busy.read_reply() == "421 4.3.2 Service is being restarted, try again"
         assert busy.is_closed()
         stopping.result(10)
-        with pytest.raises(ConnectionRefusedError):
-            gateway.connect()
     assert list_rows() == [("bob@alpha.test", "delivering")]
+
+
+def test_while_one_stops_another_on_its_port_takes_who_comes():
+    with run_gateway() as gateway, run_gateway(port=gateway.port) as sibling:
+        clients = []
+        while not gateway.services.sessions:  # the kernel chooses
+            clients.append(gateway.open())
+        busy = clients[-1]
+        busy.talk(MAIL, RCPT, "DATA")
+        stopping = asyncio.run_coroutine_threadsafe(gateway.gateway.stop(10), gateway.loop)
+        wait_until(lambda: not gateway.gateway._server.is_serving())
+        clients += [gateway.open() for _ in range(10)]
+        assert len(sibling.services.sessions) == len(clients) - 1
+        assert busy.send_data(CLEAN).startswith("250 ")
+        stopping.result(10)
