@@ -138,6 +138,34 @@ def test_names_of_strangers_are_shown_as_text(dns, name):
 REFUSED = "Your mail was refused because its server has no reverse DNS"
 
 
+def get_heading(response) -> str:
+    [heading] = re.findall(r"<h1>(.*?)</h1>", get_text(response))
+    assert ("<title>Mail refused: no reverse DNS" in get_text(response)) is (heading == REFUSED)
+    return heading
+
+
+def test_the_heading_says_what_the_check_found(dns):
+    assert get_heading(browse().get(f"{PATH}?ip={IP}")) == REFUSED
+    assert get_heading(check()) == REFUSED
+    dns.add(IP, NAME)
+    assert get_heading(check()) == "This mail server’s reverse DNS is as it should be"
+    dns.answer(NAME, "A", "192.0.2.99")
+    assert get_heading(check()) == "This mail server’s name does not lead back to it"
+    dns.everything = "SERVFAIL"
+    assert get_heading(check()) == "This mail server’s reverse DNS could not be looked up"
+    assert get_heading(check("mail.sender.test")) == "This is not the address of a mail server"
+    assert get_heading(check("10.1.2.3")) == "This is not the address that was refused"
+
+
+@pytest.mark.parametrize("limit", ["MAX_OF_CLIENT", "MAX_IN_ALL"])
+def test_the_heading_claims_nothing_that_was_not_checked(dns, monkeypatch, limit):
+    monkeypatch.setattr(ptr_check, limit, 1)
+    check()
+    refused = check()
+    assert refused.status_code in {429, 503}
+    assert get_heading(refused) == "This mail server’s reverse DNS was not checked"
+
+
 def test_only_the_address_of_the_link_is_said_to_be_in_the_error_message(dns):
     said = f"It is in the error message you received: {IP}."
     assert said in get_text(browse().get(f"{PATH}?ip={IP}"))

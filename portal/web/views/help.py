@@ -18,6 +18,17 @@ STATUS = {
     Refusal.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
     Refusal.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+REFUSED = "Your mail was refused because its server has no reverse DNS"
+NOT_CHECKED = "This mail server’s reverse DNS was not checked"
+HEADINGS = {  # by what is seen, where that is anything else than no name
+    "ok": "This mail server’s reverse DNS is as it should be",
+    "mismatch": "This mail server’s name does not lead back to it",
+    "malformed": "This mail server’s reverse DNS is no host name",
+    "skipped": "This is not the address that was refused",
+    "unknown": "This mail server’s reverse DNS could not be looked up",
+    "no_address": "This is not the address of a mail server",
+    **{refusal.value: NOT_CHECKED for refusal in Refusal},
+}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -34,6 +45,8 @@ def reverse_dns(request: HttpRequest) -> HttpResponse:
         context |= {"ip": str(address), "name": address.reverse_pointer}
     if request.method == "POST":
         context |= look(request, address)
+    context["heading"] = HEADINGS.get(context.get("seen", ""), REFUSED)
+    context["is_refused"] = context["heading"] == REFUSED
     response = render(request, "web/help_reverse_dns.html", context, status=context["status"])
     response["Cache-Control"] = "no-store"
     return response
