@@ -784,7 +784,7 @@ def test_the_zone_of_times_is_said_where_they_are_read_and_typed(acme):
 def read_failed(who: str, path: str, at: str = "acme") -> list[list[str]]:
     """The table of mail whose server's name could not be looked up, line by line, as it is read."""
     text = unescape(get_text(browse(who, at=at).get(path))).partition("name could not be looked up</h2>")[2]
-    table = text.partition("Look-ups of reverse DNS that failed")[0].partition("<tbody")[2]
+    table = text.partition("Failed look-ups of reverse DNS")[0].partition("<tbody")[2]
     lines = re.findall(r"<tr\b.*?</tr>", table, re.DOTALL)
     return [re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<span class=.label.*?</span>", "", line)).split() for line in lines]
 
@@ -814,7 +814,7 @@ def test_mail_whose_servers_name_could_not_be_looked_up_is_counted_in_the_viewer
 
 def get_failures(text: str) -> list[str]:
     """What the page of counts says of look-ups, line by line."""
-    part = text.partition("Look-ups of reverse DNS that failed")[2].partition("By cause, with its share")[0]
+    part = text.partition("Failed look-ups of reverse DNS")[2].partition("By cause, with its share")[0]
     return [re.sub(r"<[^>]+>", "", line) for line in re.findall(r"<(?:li|p)\b.*?</(?:li|p)>", part)]
 
 
@@ -842,7 +842,7 @@ def test_providers_learn_why_look_ups_failed_and_no_number_of_them(acme, who, se
     for path, label in (("/activity/", f"{hour:%a %H}:00"), ("/activity/?days=7", f"{hour:%a} {hour.day} {hour:%b}")):
         text = unescape(get_text(browse(who).get(path)))
         few = f"{TOO_FEW}: {label}." if told == TOO_FEW else ""
-        assert get_failures(text) == [few or (f"{label}: {told}" if told else "None.")]
+        assert get_failures(text) == [few or (f"{label}: {told}" if told else "None was counted.")]
         shown = set(re.findall(r"\d+", text.partition('<main id="main"')[2]))
         assert not {str(number) for number in numbers if number > 100} & shown  # smaller ones may be hours and days
 
