@@ -88,7 +88,7 @@ class ClientSession(Connection):
     def _tell_end(self, cause: Cause, reply: Reply | None) -> None:
         """Have our last words told, where they answered no command; to whom was not greeted they are the first."""
         if reply and reply not in [said for _, said in self._said[-1:]]:
-            self._said.append((cause.label if self._said else CONNECTED, reply))
+            self._said.append((CONNECTED if self._ptr is None else cause.label, reply))
 
     def _has_erred(self) -> bool:
         """Whether an error was answered that no transaction tells of."""

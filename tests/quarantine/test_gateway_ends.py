@@ -16,6 +16,7 @@ from quarantine.gateway.inlet import Pace
 from quarantine.gateway.limits import Limits
 from quarantine.platform.models import Unrouted
 from tests.quarantine.gateways import run_gateway
+from tests.quarantine.test_gateway_mail import CLEAN
 from tests.quarantine.test_gateway_meeting import BALANCER, standing_still
 from tests.quarantine.test_gateway_session import MAIL
 from tests.quarantine.test_metrics import Change
@@ -186,6 +187,19 @@ def test_every_reply_of_a_connection_without_mail_is_on_record_once(gateway, end
     gateway.settle()
     told = [one[:2] for one in Unrouted.objects.get().replies]  # late ones have their time, too
     assert told == [[command, str(reply)] for command, reply in replies_given]
+
+
+@pytest.mark.parametrize("delivered", [0, 1])
+def test_our_last_words_after_mail_that_was_refused_are_no_greeting(delivered):
+    with run_gateway(limits=Limits(errors=2)) as gateway:
+        client = gateway.open()
+        for _ in range(delivered):
+            assert client.mail(data=CLEAN).startswith("250 ")
+        client.talk(*["MAIL FROM:<a@b.test> SIZE=99999999999"] * 2)
+        assert client.read_reply() == str(replies.TOO_MANY_ERRORS)
+        gateway.settle()
+    row = Unrouted.objects.get(cause="too_many_errors")
+    assert [one[:2] for one in row.replies] == [[Cause.TOO_MANY_ERRORS.label, str(replies.TOO_MANY_ERRORS)]]
 
 
 def test_of_who_was_turned_away_before_the_greeting_reverse_dns_was_not_asked_for(gateway):
