@@ -16,9 +16,8 @@ from django.db.models import Q, QuerySet, Sum
 from quarantine.causes import name_cause
 from quarantine.outcomes import COUNTED
 from quarantine.platform.models import HourlyCount
-from quarantine.records import LOOK_UP, LOOK_UP_FAILED
+from quarantine.records import LOOK_UP, LOOK_UP_FAILED, REPEATED
 
-REPEATED = "repeated"  # taken before: the sender had not heard so. No mail has this for its outcome
 KINDS: dict[str, str] = {outcome.value: str(outcome.label) for outcome in COUNTED} | {REPEATED: "Sent again"}
 ENOUGH = 40  # look-ups, without which no share is reckoned
 LOOK_UPS = Q(schema="", kind=LOOK_UP)

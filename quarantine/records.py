@@ -128,6 +128,7 @@ Hour = tuple[datetime, str, int, str, str]  # hour, schema, domain, kind, cause
 
 # `first` has a row where the same message is on record: then nothing is stored but an event that says so. Tables of all
 # providers are written by functions: a plan that names one is made anew after each vacuum of it, for each provider.
+# What `traced` reads of `queued` gets a job: all of it, since an INSERT reads its source to the end.
 FILE = """
 WITH {first}, message AS (
     INSERT INTO {schema}.quarantine_message AS m
@@ -244,7 +245,7 @@ FROM unnest(%(hours)s::timestamptz[], %(schemas)s::text[], %(domains)s::bigint[]
 WHERE (h.hour, h.schema, h.domain_id, h.kind, h.cause, h.instance)
     = (c.hour, c.schema, c.domain_id, c.kind, c.cause, %(instance)s)
 """)
-REPEATED = "repeated"
+REPEATED = "repeated"  # taken before: the sender had not heard so. No mail has this for its outcome
 LOOK_UP, LOOK_UP_FAILED = "dns", "dns_failed"  # of the whole platform; of a provider's mail, by recipients
 MAX_CAUSE = 24  # letters
 AGAIN = "The client sent it again, as if it had not heard that it was taken: answered 250, not stored twice."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -45,10 +46,14 @@ class Breaker:
         self._failing: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by party: since when, and the last time
         self._witnesses: OrderedDict[str, float] = OrderedDict()  # who succeeded last, and when
         self._death = ""  # by what the service is known to be dead
+        self._revived_at = -math.inf
         self._open_since: datetime | None = None
 
-    def record(self, party: str, *, failed: bool) -> None:
+    def record(self, party: str, *, failed: bool, asked_at: float = math.inf) -> None:
+        """How it went for a party, whose question is of `asked_at` (by our clock)."""
         now = self._clock()
+        if failed and asked_at < self._revived_at:
+            return  # of a question that went to the dead
         if party in self._outcomes:
             self._failed -= self._outcomes.pop(party)[1]
         if failed:
@@ -71,6 +76,7 @@ class Breaker:
         """That the service as a whole is alive. What it failed while it was dead says nothing of now."""
         if self._death:
             self._death = ""
+            self._revived_at = self._clock()
             self._outcomes.clear()
             self._failed = 0
         self._decide()

@@ -202,7 +202,10 @@ def _bound(wire: bytes) -> bytes:
         raise NoAnswerError("malformed answer")
     if not answers:
         return wire
-    return wire[:6] + struct.pack("!HHH", min(answers, MAX_RECORDS), 0, 0) + wire[12:]
+    is_whole = (
+        answers <= MAX_RECORDS and authority <= MAX_AUTHORITY
+    )  # an alias may end at an absence, with its SOA record
+    return wire[:6] + struct.pack("!HHH", min(answers, MAX_RECORDS), authority if is_whole else 0, 0) + wire[12:]
 
 
 def _read(wire: bytes) -> dns.message.QueryMessage:

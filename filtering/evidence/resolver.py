@@ -143,7 +143,7 @@ class Resolver:
         return replace(stale[0], is_stale=True, is_new=True, seconds=FAILURE_SECONDS) if stale else None
 
     async def _ask(self, question: Question, client: str) -> Answer:
-        ends = time.monotonic() + self.deadline
+        ends, asked_at = time.monotonic() + self.deadline, self._clock()
         party = get_party(client) if client else ""
         try:
             async with self._slots.take(client, party, self.deadline):
@@ -158,7 +158,7 @@ class Resolver:
             log.error("dns_question_failed error=%s", type(error).__name__)
             answer = _fail(type(error).__name__)
         if client and question[1] == "PTR":
-            self.breaker.record(party, failed=not answer.is_known)
+            self.breaker.record(party, failed=not answer.is_known, asked_at=asked_at)
         if not answer.is_known and (stale := self._find_stale(question)):
             answer = stale
         self._keep(question, answer)

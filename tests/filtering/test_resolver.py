@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 
 import dns.message
+import dns.reversename
 import dns.rrset
 import pytest
 
@@ -112,7 +113,7 @@ def test_absence_is_kept_by_the_zone_and_for_an_hour_at_most(
     assert run(server, story) == [1, 1, 2]
 
 
-def test_absence_that_no_zone_signs_for_is_hardly_kept(server: DnsServer) -> None:  # RFC 2308 5
+def test_absence_without_the_zones_soa_is_hardly_kept(server: DnsServer) -> None:  # RFC 2308 5
     """So whom a resolver has lied about is let in soon after it has stopped."""
 
     async def story(resolver: Resolver, clock: Clock) -> list[PtrStatus]:
@@ -618,10 +619,15 @@ def test_absence_at_the_end_of_an_alias_is_one(server: DnsServer, beside: str) -
     server.answer("1.2.0.192.in-addr.arpa", "CNAME", "1.zone.example.test.")
     server.answer_reverse("192.0.2.1", rcode="NXDOMAIN", beside=beside, authority=SOA)
 
-    async def story(resolver: Resolver, _: Clock) -> PtrStatus:
-        return await get_status(resolver)
+    async def story(resolver: Resolver, clock: Clock) -> list[object]:
+        found: list[object] = [await get_status(resolver), len(server.asked)]
+        for seconds in (59, 2):
+            clock.now += seconds
+            await get_status(resolver)
+            found.append(len(server.asked))
+        return found
 
-    assert run(server, story) is NONE
+    assert run(server, story) == [NONE, 1, 1, 2]  # by the SOA record
 
 
 def test_resolver_that_begins_to_lie_is_believed_for_a_second_at_most(server: DnsServer) -> None:
@@ -836,6 +842,25 @@ def test_what_failed_while_the_resolver_was_dead_does_not_keep_the_rule_off() ->
     assert not breaker.is_open
     fill(breaker, well=0, failed=ENOUGH)  # it was alive, and is ill
     assert breaker.is_open
+
+
+def test_questions_that_the_dead_resolver_was_asked_do_not_turn_the_rule_off_again(server: DnsServer) -> None:
+    silent = list_addresses(ENOUGH)
+    for ip in silent:
+        server.answer_reverse(ip, rcode="DROP")
+    server.add("192.0.2.1", "mail.example.test")
+
+    async def story(resolver: Resolver, clock: Clock) -> list[object]:
+        resolver.breaker.record_death("seconds=20")
+        asking = asyncio.gather(
+            *(resolver.ask(dns.reversename.from_address(ip).to_text(), "PTR", client=ip) for ip in silent)
+        )
+        await asyncio.sleep(0.1)
+        clock.now += 1
+        found: list[object] = [await get_status(resolver), resolver.breaker.is_open]
+        return [*found, {answer.is_known for answer in await asking}, resolver.breaker.is_open]
+
+    assert run(server, story) == [OK, False, {False}, False]
 
 
 def test_failures_of_one_network_do_not_keep_the_rule_off() -> None:

@@ -83,6 +83,22 @@ def count() -> tuple[int, int, int, int, int]:
         return *(table.objects.count() for table in tables), DeliveryJob.objects.count()
 
 
+@pytest.mark.parametrize("receipt", [None, b"f" * 32])
+def test_each_recipient_that_is_to_be_delivered_to_has_one_job_and_no_other_has(receipt):
+    filing = make_filing(receipt=receipt)
+    [bob] = filing.outcomes
+    others = [
+        replace(bob, address=f"{number}@alpha.test", mailbox_id=None, state=state)
+        for number, state in enumerate([State.DELIVERING, State.QUARANTINED, State.DELIVERING])
+    ]
+    several = make_filing(outcomes=(bob, *others), receipt=receipt and b"g" * 32)
+    assert run(filing, several) == [True, True]
+    with schema_context("sp_acme"):
+        wanted = Recipient.objects.filter(state=State.DELIVERING).values_list("pk", flat=True)
+        assert sorted(DeliveryJob.objects.values_list("recipient_id", flat=True)) == sorted(wanted)
+    assert len(wanted) == 4
+
+
 def test_everything_of_a_message_is_there():
     assert run(make_filing()) == [True]
     assert count() == (1, 1, 1, 1, 1)
