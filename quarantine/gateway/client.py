@@ -18,7 +18,7 @@ from quarantine.gateway.story import MAX_SAID, Declined, Mail
 from quarantine.intake import await_ptr
 from quarantine.records import Transaction
 
-NOT_ASKED = PtrEvidence(PtrStatus.SKIPPED, detail="not asked: turned away before the greeting")
+NOT_ASKED = PtrEvidence(PtrStatus.SKIPPED, detail="not asked: the connection ended before the greeting")
 MAX_VERB = 20
 OF_MAIL = {"MAIL", "RCPT", "DATA", "BDAT"}
 CONNECTED = "CONNECT"  # what is answered with the greeting is called so

@@ -202,11 +202,16 @@ def test_our_last_words_after_mail_that_was_refused_are_no_greeting(delivered):
     assert [one[:2] for one in row.replies] == [[Cause.TOO_MANY_ERRORS.label, str(replies.TOO_MANY_ERRORS)]]
 
 
-def test_of_who_was_turned_away_before_the_greeting_reverse_dns_was_not_asked_for(gateway):
-    speak_too_early(gateway)
+def hang_up_before_the_greeting(gateway):
+    gateway.connect(greeting=False, source=BALANCER).close()
+
+
+@pytest.mark.parametrize("end", [speak_too_early, hang_up_before_the_greeting])
+def test_of_a_connection_that_ended_before_the_greeting_reverse_dns_was_not_asked_for(gateway, end):
+    end(gateway)
     gateway.settle()
     row = Unrouted.objects.get()
-    assert (row.ptr_status, row.ptr_detail) == ("skipped", "not asked: turned away before the greeting")
+    assert (row.ptr_status, row.ptr_detail) == ("skipped", "not asked: the connection ended before the greeting")
 
 
 def ask_as_healthz_does(gateway):
