@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 
 import pytest
@@ -203,7 +204,9 @@ def test_our_last_words_after_mail_that_was_refused_are_no_greeting(delivered):
 
 
 def hang_up_before_the_greeting(gateway):
-    gateway.connect(greeting=False, source=BALANCER).close()
+    client = gateway.connect(greeting=False, source=BALANCER)
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.is_closed()
 
 
 @pytest.mark.parametrize("end", [speak_too_early, hang_up_before_the_greeting])
