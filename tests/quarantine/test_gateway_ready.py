@@ -45,3 +45,17 @@ def test_healthz_asks_no_gateway_that_is_not_ready(monkeypatch):
         assert client.read_reply() == str(replies.NOT_READY)
         assert client.is_closed()
         assert change.list("connections_total") == {("deferred", "unavailable"): 1}
+
+
+def test_healthz_gives_a_gateway_its_own_time_to_greet(monkeypatch):
+    async def read_slowly(_):
+        await asyncio.sleep(1.25)
+        return False, {"gateway": [1.0]}
+
+    async def greet_slowly():
+        await asyncio.sleep(0.3)
+        return True
+
+    monkeypatch.setattr(health, "read_database", read_slowly)
+    monkeypatch.setattr(health, "_read_banner", greet_slowly)
+    assert asyncio.run(health.check_parts())["gateway"]["state"] == "ready"

@@ -19,6 +19,7 @@ from quarantine.platform.heartbeat import ALARMS, GATEWAY_SECONDS
 
 PATH = "/healthz"
 CHECK_SECONDS = 1.5  # each check, all at once
+BANNER_SECONDS = 0.5  # more, for the one that comes after another
 CACHE_SECONDS = 0.5  # anybody may ask: asking often must not cost
 STALE_SECONDS = {"gateway": GATEWAY_SECONDS, "courier": 15, "worker": 20, "beat": 20}  # three or four missed beats
 READY, DOWN, READ_ONLY, NO_SPACE = "ready", "down", "read_only", "no_space"
@@ -40,7 +41,7 @@ class HealthMiddleware:
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
-    """200 when every part is ready, else 503; JSON of each part's state. Takes under two seconds, whatever is down."""
+    """200 when every part is ready, else 503; JSON of each part's state. At most two seconds, whatever is down."""
     if request.method not in {"GET", "HEAD"}:
         return HttpResponse(status=405, headers={"Allow": "GET, HEAD"})
     parts = _cache.get()
@@ -77,7 +78,7 @@ async def check_parts() -> dict[str, State]:
     """Ask every part at once."""
     reading = asyncio.create_task(bounded(_ask(read_database)))
     database, alarms, valkey, banner = await asyncio.gather(
-        reading, bounded(_ask(read_alarms)), bounded(_ping_cache()), bounded(_read_banner_of(reading))
+        reading, bounded(_ask(read_alarms)), bounded(_ping_cache()), _read_banner_after(reading)
     )
     is_read_only, beats = database or NOTHING_READ
     parts: dict[str, State] = {
@@ -100,10 +101,10 @@ def _judge_beats(ages: list[float], limit: int) -> State:
     return {"state": READY, "instances": len(alive), "seen_seconds_ago": round(min(alive), 1)}
 
 
-async def bounded(check: Awaitable[T]) -> T | None:
+async def bounded(check: Awaitable[T], *, seconds: float = CHECK_SECONDS) -> T | None:
     """None where a check fails or does not answer in time: that is what this page is for."""
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
+        async with asyncio.timeout(seconds):
             return await check
     except (TimeoutError, OSError, psycopg.Error, redis.RedisError):
         return None
@@ -150,12 +151,13 @@ async def _ping_cache() -> bool:
         return bool(await client.ping())
 
 
-async def _read_banner_of(reading: asyncio.Task[Database | None]) -> bool:
-    """Whether the gateway greets; asked only once it says that it is ready: whom it turns away it puts on record."""
-    await asyncio.wait([reading])
-    _, beats = reading.result() or NOTHING_READ
+async def _read_banner_after(reading: asyncio.Task[Database | None]) -> bool | None:
+    """Whether a gateway greets, within a time of its own; asked only once one has signed: whom a gateway turns away it
+    puts on record.
+    """
+    _, beats = await reading or NOTHING_READ
     is_ready = _judge_beats(beats.get("gateway", []), GATEWAY_SECONDS)["state"] == READY
-    return is_ready and await _read_banner()
+    return is_ready and await bounded(_read_banner(), seconds=BANNER_SECONDS)
 
 
 async def _read_banner() -> bool:
