@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class DatabaseAwayError(Exception):
-    """The task could not be done now; its schedule has it tried again."""
+    """The task could not be done now; it is tried again at its next turn."""
 
 
 class PatientTask(Task):
