@@ -64,6 +64,8 @@ MAX_NOTED_RECIPIENTS = 2000  # of notes that share a commit, about
 MAX_NOTES = 20_000  # kept in memory while PostgreSQL is away
 DURABLE = {"on", "remote_apply"}
 IS_READ_ONLY = "SELECT current_setting('transaction_read_only')"
+FUNCTIONS = """SELECT 'public.lazaret_take_receipt(bytea, text, double precision)'::regprocedure,
+    'public.lazaret_queue_mail(text, bigint, bigint)'::regprocedure"""
 
 
 class StoreUnavailableError(Exception):
@@ -129,9 +131,14 @@ class Store:
             raise StoreUnavailableError
 
     async def start(self) -> None:
-        """Begin to write. Raises DurabilityError where PostgreSQL would confirm what it can lose."""
+        """Begin to write. Raises DurabilityError where PostgreSQL would confirm what it can lose.
+
+        Raises UndefinedFunction where the database is not prepared for us yet: all that we write would fail, and notes
+        would be lost.
+        """
         async with self._pool.connection() as connection:
             await check_durability(connection)
+            await connection.execute(FUNCTIONS)
         self._writer = asyncio.create_task(self._write_for_ever())
         self.suspect()  # what can be read may be read-only
 

@@ -111,8 +111,9 @@ class Gateway:
         work = (self._get_ready(), self._beat(), self.resolver.watch(), self.load.run())
         numbers = keep_measuring(self), keep_counting_look_ups(self.resolver.counts, self.store)
         self._tasks = [asyncio.create_task(part, name=getattr(part, "__name__", "part")) for part in (*work, *numbers)]
-        await asyncio.wait(self._tasks[:1], timeout=READY_SECONDS)
-        await self._server.start_serving()
+        is_over, _ = await asyncio.wait(self._tasks[:1], timeout=READY_SECONDS)
+        if not any(ready.exception() for ready in is_over):
+            await self._server.start_serving()
 
     @property
     def ended_parts(self) -> list[str]:
@@ -203,11 +204,10 @@ def make_tls_context() -> ssl.SSLContext | None:
 
 async def serve(host: str, port: int, *, place: str = "") -> None:
     """Run a gateway until SIGTERM or SIGINT. Raises DurabilityError where PostgreSQL may lose what it confirms."""
-    gateway = Gateway(place=place)
-    await gateway.start(host, port)
-    stopped = asyncio.Event()
+    gateway, stopped = Gateway(place=place), asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
+    await gateway.start(host, port)
     waiting = asyncio.create_task(stopped.wait())
     watching = asyncio.create_task(end_when_broken(gateway, stopped))
     ready = asyncio.create_task(gateway.wait_until_ready())

@@ -251,6 +251,30 @@ def test_a_connection_that_breaks_is_replaced():
     assert count() == (2, 2, 2, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("lazaret_take_receipt", "bytea, text, double precision"), ("lazaret_queue_mail", "text, bigint, bigint")],
+)
+def test_a_database_that_is_not_prepared_for_this_version_is_not_written_to(name, arguments):
+    """New gateways, old tables: what they write would fail, and what they note would be lost."""
+
+    async def start() -> None:
+        pool = make_pool(name="test", max_size=1)
+        await pool.open()
+        try:
+            with pytest.raises(psycopg.errors.UndefinedFunction):
+                await Store(pool).start()
+        finally:
+            await pool.close()
+
+    with psycopg.connect(get_conninfo(), autocommit=True) as database:
+        database.execute(f"ALTER FUNCTION public.{name}({arguments}) RENAME TO not_yet")
+        try:
+            asyncio.run(start())
+        finally:
+            database.execute(f"ALTER FUNCTION public.not_yet({arguments}) RENAME TO {name}")
+
+
 def test_a_database_that_would_lose_mail_is_refused():
     async def work() -> None:
         pool = make_pool(name="test", max_size=1)
