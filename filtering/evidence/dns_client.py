@@ -202,9 +202,8 @@ def _bound(wire: bytes) -> bytes:
         raise NoAnswerError("malformed answer")
     if not answers:
         return wire
-    is_whole = (
-        answers <= MAX_RECORDS and authority <= MAX_AUTHORITY
-    )  # an alias may end at an absence, with its SOA record
+    # An alias may end at an absence: then the zone's SOA record says how long that counts.
+    is_whole = answers <= MAX_RECORDS and authority <= MAX_AUTHORITY
     return wire[:6] + struct.pack("!HHH", min(answers, MAX_RECORDS), authority if is_whole else 0, 0) + wire[12:]
 
 
