@@ -195,6 +195,7 @@ def _make_pair(owner: DnsServer, port: int) -> tuple[socketserver.BaseServer, so
             return udp, _make_server(socketserver.ThreadingTCPServer, _TcpHandler, udp.server_address[1], owner)
         except OSError:
             udp.server_close()
+            time.sleep(0.1 if port else 0)  # until whoever has it lets go
     raise OSError("no port is free for both UDP and TCP")
 
 
