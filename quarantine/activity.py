@@ -14,6 +14,7 @@ from datetime import datetime
 from django.db.models import Q, QuerySet, Sum
 
 from quarantine.causes import name_cause
+from quarantine.look_ups import ANSWERED, name_failure
 from quarantine.outcomes import COUNTED
 from quarantine.platform.models import HourlyCount
 from quarantine.records import LOOK_UP, LOOK_UP_FAILED, REPEATED
@@ -21,23 +22,6 @@ from quarantine.records import LOOK_UP, LOOK_UP_FAILED, REPEATED
 KINDS: dict[str, str] = {outcome.value: str(outcome.label) for outcome in COUNTED} | {REPEATED: "Sent again"}
 ENOUGH = 40  # look-ups, without which no share is reckoned
 LOOK_UPS = Q(schema="", kind=LOOK_UP)
-DNS_ANSWERED = ("ok", "none", "mismatch", "malformed", "skipped")  # the answer was had, whatever it was
-DNS_WORDS = {
-    "ok": "a name that leads back",
-    "none": "there is no name",
-    "mismatch": "the name does not lead back",
-    "malformed": "not a valid name",
-    "skipped": "not asked",
-    "servfail": "the name server failed",
-    "refused": "the name server refused",
-    "timeout": "no answer in time",
-    "nxdomain": "a name server's “there is none” did not count",
-    "no_such_record": "a name server's “there is none” did not count",
-    "not_known_yet": "the transaction ended before there was an answer",
-    "busy": "too many look-ups at once",
-    "stale": "no new answer: an older one was used",
-    "unconfirmed_absence": "a name server's “there is none” was not believed",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +38,6 @@ class Count:
     def label(self) -> str:
         """The cause in words."""
         return name_failure(self.cause) if self.kind in {LOOK_UP, LOOK_UP_FAILED} else name_cause(self.cause)
-
-
-def name_failure(cause: str) -> str:
-    return DNS_WORDS.get(cause, cause.replace("_", " "))
 
 
 def of_provider(schema: str) -> Q:
@@ -80,7 +60,7 @@ def share_failures(look_ups: Iterable[Count]) -> list[str] | None:
     total = sums.total()
     if 0 < total < ENOUGH:
         return None
-    failed = [(cause, 100 * number // total) for cause, number in sums.most_common() if cause not in DNS_ANSWERED]
+    failed = [(cause, 100 * number // total) for cause, number in sums.most_common() if cause not in ANSWERED]
     return [f"{name_failure(cause)} ({f'{share} %' if share else 'under 1 %'})" for cause, share in failed]
 
 

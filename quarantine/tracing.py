@@ -21,6 +21,7 @@ from django.db.models.lookups import Exact
 from psycopg import sql
 
 from portal.tenants.models import MailDomain
+from quarantine.look_ups import of_message, of_unrouted
 from quarantine.models import INDEXED_LENGTH, Message, Recipient
 from quarantine.outcomes import CONDITIONS, WAS_READ
 from quarantine.platform.models import Unrouted
@@ -92,6 +93,8 @@ def _make_narrow(wanted: Wanted, *, is_wide: bool) -> Q:
     narrow = CONDITIONS[wanted.outcome] if wanted.outcome else Q()
     if wanted.cause:
         narrow &= Q(cause=wanted.cause)
+    if wanted.reverse_dns:
+        narrow &= of_message(wanted.reverse_dns)
     if wanted.header_from:
         narrow &= WAS_READ & Q(message__header_from__icontains=wanted.header_from)
     if wanted.sender.startswith("@"):
@@ -358,4 +361,6 @@ def _list_unrouted_rows(wanted: Wanted) -> tuple[QuerySet[Unrouted], Q]:
             narrow &= Q(**{f"{column}__iendswith": value})
     for column in ("outcome", "cause"):
         narrow &= Q(**{column: value}) if (value := getattr(wanted, column)) else Q()
+    if wanted.reverse_dns:
+        narrow &= of_unrouted(wanted.reverse_dns)
     return rows, narrow

@@ -11,6 +11,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from quarantine.causes import Cause, name_cause
+from quarantine.look_ups import SEARCHED
 from quarantine.outcomes import Outcome
 from quarantine.trace_id import ALPHABET, LENGTH, read_trace_id
 
@@ -46,6 +47,7 @@ class Wanted:
     until: datetime | None = None
     outcome: str = ""
     cause: str = ""
+    reverse_dns: str = ""  # a word of look_ups.SEARCHED
 
     @property
     def is_anything(self) -> bool:
@@ -169,6 +171,7 @@ def describe(wanted: Wanted, show_time: Callable[[datetime], str]) -> str:
         (wanted.client, f"by the server {_show_network(wanted.client)}" if wanted.client else ""),
         (wanted.outcome, f"outcome “{Outcome(wanted.outcome).label}”" if wanted.outcome else ""),
         (wanted.cause, f"because {name_cause(wanted.cause)}"),
+        (wanted.reverse_dns, f"reverse DNS: {SEARCHED.get(wanted.reverse_dns)}"),
         (wanted.since, f"since {show_time(wanted.since)}" if wanted.since else ""),
         (wanted.until, f"before {show_time(wanted.until)}" if wanted.until else ""),
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from filtering.evidence import PtrEvidence, PtrStatus
 from filtering.evidence.ptr import RULE_OFF
-from quarantine.activity import name_failure
 from quarantine.causes import Cause, name_cause
+from quarantine.look_ups import name_failure
 from quarantine.models import Recipient, State
 
 PTR = {

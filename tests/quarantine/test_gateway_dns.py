@@ -145,8 +145,11 @@ def read_failed(who: str, at: str = "acme") -> list[tuple[str, int]]:
     """What the page of counts says of mail whose server's name could not be looked up: the sums, by cause."""
     text = unescape(get_text(browse(who, at=at).get("/activity/"))).partition("name could not be looked up</h2>")[2]
     sums = re.search(r'<tr role="row" class="sum">.*?</tr>', text, re.DOTALL)
-    cells = re.findall(r'<span class="label"[^>]*>([^<]+)</span>(\d+)', sums.group()) if sums else []
-    return [(label, int(number)) for label, number in cells]
+    cell = r'<span class="label"[^>]*>([^<]+)</span><a href="([^"]+)"[^>]*>(\d+)'
+    cells = re.findall(cell, sums.group()) if sums else []
+    for _, url, number in cells:  # each leads to its mail
+        assert get_text(browse(who, at=at).get(url)).count('<tr role="row"><td class="from"') == int(number)
+    return [(label, int(number)) for label, _, number in cells]
 
 
 @pytest.mark.parametrize(

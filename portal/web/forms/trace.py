@@ -12,10 +12,11 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.text import capfirst
 
+from quarantine.look_ups import SEARCHED
 from quarantine.outcomes import Outcome
 from quarantine.wanted import CAUSES, MAX_TEXT, NotUnderstoodError, Wanted, read_client, read_party, recognise
 
-DETAILS = ("sender", "recipient", "client", "since", "until", "outcome", "cause")
+DETAILS = ("sender", "recipient", "client", "since", "until", "outcome", "cause", "reverse_dns")
 
 
 class KnownField(forms.CharField):
@@ -82,6 +83,11 @@ class TraceForm(forms.Form):
         label="Why it was not taken",
         required=False,
         choices=[("", "Any reason"), *((cause.value, capfirst(cause.label)) for cause in CAUSES)],
+    )
+    reverse_dns = forms.ChoiceField(
+        label="Name of the sending server (reverse DNS)",
+        required=False,
+        choices=[("", "Whatever it was"), *((word, capfirst(text)) for word, text in SEARCHED.items())],
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -33,6 +33,7 @@ from quarantine.activity import (
     of_provider,
     share_failures,
 )
+from quarantine.look_ups import SEARCHED
 from quarantine.outcomes import COUNTED, Outcome
 from quarantine.platform.heartbeat import find_rule_off
 from quarantine.records import LOOK_UP_FAILED
@@ -175,7 +176,9 @@ def make_table(
 def make_cell(span: Span, key: Cause, number: int, label: str) -> dict[str, Any]:
     kind, cause = key
     query = {"since": span.since.isoformat(), "until": span.until.isoformat(), "outcome": kind, "cause": cause}
-    leads_on = number and kind in LEAD_ON
+    if kind in FAILED:
+        query |= {"outcome": "", "cause": "", "reverse_dns": cause}
+    leads_on = number and (cause in SEARCHED if kind in FAILED else kind in LEAD_ON)
     url = urlencode({name: value for name, value in query.items() if value}) if leads_on else ""
     return {"number": number, "label": name_cell(key, label), "query": url}
 

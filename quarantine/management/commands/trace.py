@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from quarantine.look_ups import SEARCHED
 from quarantine.management.finding import BAD_CALL, NOT_FOUND, read_time
 from quarantine.management.searching import Lines, find_lines, tell_trace
 from quarantine.management.telling import describe_line, list_message_lines, list_unrouted_lines, show, show_time
@@ -56,7 +57,11 @@ class Command(BaseCommand):
             ("provider", "SLUG", "only at this one"),
         ):
             parser.add_argument(f"--{name}", default="", metavar=metavar, help=text)
-        for name, values in (("outcome", Outcome.values), ("cause", [cause.value for cause in CAUSES])):
+        for name, values in (
+            ("outcome", Outcome.values),
+            ("cause", [cause.value for cause in CAUSES]),
+            ("reverse-dns", list(SEARCHED)),
+        ):
             parser.add_argument(f"--{name}", default="", choices=values, metavar=name.upper(), help=", ".join(values))
         parser.add_argument("--unrouted", action="store_true", help="only what reached no provider")
         parser.add_argument("--limit", type=int, default=50, metavar="N", help=f"1 to {MAX_ROWS}, default 50")
@@ -100,6 +105,7 @@ def read_wanted(options: dict[str, Any]) -> Wanted:
             "until": read_time(options["until"]),
             "outcome": options["outcome"],
             "cause": options["cause"],
+            "reverse_dns": options["reverse_dns"],
         }
     except NotUnderstoodError as error:
         raise CommandError(str(error), returncode=BAD_CALL) from error
