@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,12 +12,6 @@ from filtering.evidence.resolver import DEADLINE_SECONDS, Resolver
 from tests.dns_server import DnsServer
 
 SOA = "2.0.192.in-addr.arpa. 60 IN SOA ns.example.test. root.example.test. 1 2 3 4 60"
-
-
-@pytest.fixture
-def server() -> Iterator[DnsServer]:
-    with DnsServer() as running:
-        yield running
 
 
 def look_up(server: DnsServer, *ips: str, **options: object) -> list[PtrEvidence]:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.postfix.instance import Postfix, run_postfix
 from tests.quarantine.gateways import run_gateway
-from tests.quarantine.test_recipients import NOT_VERIFIED, RECIPIENT_OK, UNKNOWN_MAILBOX, ask, choose, list_mailboxes
+from tests.quarantine.policies import NOT_VERIFIED, RECIPIENT_OK, UNKNOWN_MAILBOX, ask, choose, list_mailboxes
 from tests.smtp_sink import CERTIFICATE
 
 pytestmark = pytest.mark.usefixtures("committed")

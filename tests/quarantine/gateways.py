@@ -127,6 +127,20 @@ def stuff(data: bytes) -> bytes:
     return (b"\r\n" + data).replace(b"\r\n.", b"\r\n..")[2:]
 
 
+def trickle(client: Client) -> str:
+    """Send an octet at a time until there is a reply."""
+    is_over = threading.Event()
+    reply: list[str] = []
+    reader = threading.Thread(target=lambda: (reply.append(client.read_reply()), is_over.set()))
+    reader.start()
+    for _ in range(500):
+        if is_over.wait(0.02):
+            break
+        client.send(b"x")
+    reader.join()
+    return reply[0]
+
+
 class NameServer:
     """DNS on loopback: `names` are PTR names by client address; None is SERVFAIL, what is not there NXDOMAIN."""
 

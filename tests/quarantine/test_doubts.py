@@ -22,10 +22,10 @@ from quarantine.platform.models import Receipt
 from quarantine.records import UNHEARD, Filing, Said
 from quarantine.store import Store, StoreUnavailableError
 from quarantine.trace_id import make_trace_id
+from tests.quarantine.filings import count, is_blocked, keep_all, make_filing, open_store
 from tests.quarantine.gateways import RunningGateway, run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN
 from tests.quarantine.test_gateway_session import MAIL, RCPT, TEMPORARY
-from tests.quarantine.test_store import count, is_blocked, keep_all, make_filing, open_store
 from tests.quarantine.test_store_outage import wait_until
 from tests.running_courier import wait_until as wait_for
 

@@ -8,8 +8,8 @@ from quarantine.gateway.inlet import Pace
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.memory import COPIES
 from tests.quarantine.gateways import run_gateway
-from tests.quarantine.test_gateway_limits import NO_ROOM
 from tests.quarantine.test_gateway_mail import CLEAN, HEADER, list_rows, read_back
+from tests.quarantine.test_gateway_memory import NO_ROOM
 from tests.quarantine.test_gateway_session import (
     HELO_FIRST,
     MAIL,

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import random
-import threading
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 
 import pytest
 from django.test import override_settings
 
-from filtering.evidence import PtrEvidence
 from portal.settings.environment import PROJECT
-from quarantine.gateway.inlet import Pace, Progress
 from quarantine.gateway.limits import Limits
-from quarantine.gateway.memory import COPIES, Memory, Share
 from quarantine.gateway.server import make_limits
 from tests.quarantine.gateways import run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN, HEADER, list_rows, read_back
@@ -43,8 +34,6 @@ TOO_MANY_MESSAGES = "421 4.7.0 Many messages in one connection, please connect a
 TOO_MANY_CONNECTIONS = "421 4.7.0 Too many connections from your address, try again later"
 TOO_BUSY = "421 4.3.2 Too many connections, try again later"
 TOO_LONG = "500 5.5.2 Command line too long"
-NO_ROOM = "452 4.3.1 Too much mail at the moment, try again later"
-TOO_SLOW = "421 4.4.2 Timeout, closing the connection"
 LIMITS = Limits()
 
 
@@ -270,37 +259,6 @@ def test_connections_in_all(strict):
         client.close()
 
 
-# Memory
-
-
-def test_memory_up_to_the_limits():
-    memory = Memory(limit=100, client_limit=60)
-    first, second, third = shares = [Share(memory, client) for client in ("a", "a", "b")]
-    assert first.hold(40)
-    assert not second.hold(21)
-    assert second.hold(20)
-    assert not third.hold(41)
-    assert third.hold(40)
-    assert memory.taken == 100
-    for share in shares:
-        share.empty()
-    assert memory.taken == 0
-
-
-def test_an_ipv6_network_is_one_client():
-    memory = Memory(limit=100, client_limit=60)
-    first, second, third = shares = [
-        Share(memory, client) for client in ("2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1")
-    ]
-    assert first.hold(40)
-    assert not second.hold(21)
-    assert not memory.has_room("2001:db8::3", 21)
-    assert third.hold(40)
-    for share in shares:
-        share.empty()
-    assert not memory._clients
-
-
 def test_connections_of_an_ipv6_network_are_those_of_one_client():
     with run_gateway(limits=Limits(client_connections=2)) as gateway:
         gateway.services.balancer_networks = ("127.0.0.9/32",)
@@ -319,204 +277,6 @@ def connect_for(gateway, ip: str):
     return client
 
 
-def test_messages_in_hand_are_bounded_over_all_sessions():
-    limits = Limits(memory_octets=COPIES * 100_000, client_memory_octets=COPIES * 60_000)
-    line = b"x" * 998 + b"\r\n"
-    with run_gateway(limits=limits) as gateway:
-        clients = [gateway.open(ip) for ip in ("192.168.0.1", "192.168.0.1", "192.168.0.2", "192.168.0.3")]
-        for client in clients[:3]:
-            assert client.talk(MAIL, RCPT, "DATA")[2] == GO_AHEAD
-        clients[0].send(line * 55)
-        clients[2].send(line * 40)
-        wait_until(lambda: gateway.services.memory.taken > 94_000)
-        clients[1].send(line * 10 + b".\r\n")
-        assert clients[1].read_reply() == NO_ROOM  # it is one client's share that is full
-        assert clients[3].talk(MAIL + " SIZE=10000", RCPT, "RSET")[1] == NO_ROOM
-        clients[2].send(line * 10 + b".\r\n")
-        assert clients[2].read_reply() == NO_ROOM  # it is everybody's
-        assert clients[3].mail(data=CLEAN).startswith("250 ")
-        clients[0].send(b".\r\n")
-        assert clients[0].read_reply().startswith("250 ")
-        assert clients[1].mail(data=CLEAN).startswith("250 ")
-        wait_until(lambda: gateway.services.memory.taken == 0)
-        assert not gateway.services.memory._clients
-
-
-def read_memory(name: str) -> int:
-    """Octets of this process, by the kernel's account: VmRSS now, VmHWM at most since the peak was forgotten."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
-    return int(line.split()[1]) * 1024
-
-
-@pytest.mark.parametrize("command", ["DATA", "BDAT"])
-def test_a_large_message_takes_no_more_memory_than_is_reckoned(command):
-    """Base64 of noise: what cannot be compressed much is copied most."""
-    body = base64.encodebytes(random.Random(1).randbytes(23 * 2**20)).replace(b"\n", b"\r\n")
-    content = CLEAN + b"\r\n" + body
-    with run_gateway() as gateway:
-        client = gateway.open()
-        client.talk(MAIL, RCPT)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = read_memory("VmRSS")
-        if command == "DATA":
-            assert client.ask("DATA") == GO_AHEAD
-            client.send(content)
-            client.send(b".\r\n")
-        else:
-            client.send(b"BDAT %d LAST\r\n" % len(content))
-            client.send(content)
-        assert client.read_reply().startswith("250 ")
-        assert read_memory("VmHWM") - before <= COPIES * len(content)
-        client.close()
-
-
-def test_a_message_that_is_alone_finds_room_and_leaves_none_behind_when_its_client_goes():
-    with run_gateway(limits=Limits(memory_octets=COPIES * 100, client_memory_octets=COPIES * 50)) as gateway:
-        client = gateway.open()
-        assert client.mail(data=CLEAN + b"x" * 500 + b"\r\n").startswith("250 ")
-        client.talk(MAIL, RCPT, "DATA")
-        client.send(b"x" * 5000)
-        wait_until(lambda: gateway.services.memory.taken >= 5000)
-        assert gateway.open().talk(MAIL, RCPT)[1] == NO_ROOM
-        client.close()
-        wait_until(lambda: gateway.services.memory.taken == 0)
-        assert gateway.open().talk(MAIL, RCPT)[1] == RECIPIENT_OK
-
-
-# Time
-
-
-def test_silence_ends_with_a_reply():
-    limits = Limits(command_seconds=0.2, pace=Pace(silence=0.2))
-    with run_gateway(limits=limits) as gateway:
-        silent, client = gateway.connect(), gateway.open()
-        client.talk(MAIL, RCPT, "DATA")
-        client.send(b"Subject: x\r\n")
-        for one in (silent, client):
-            assert one.read_reply() == TOO_SLOW
-            assert one.is_closed()
-
-
-def test_a_message_that_trickles_is_cut():  # W01
-    limits = Limits(pace=Pace(silence=5, grace=0.3, rate=1000))
-    with run_gateway(limits=limits) as gateway:
-        client = gateway.open()
-        client.talk(MAIL, RCPT, "DATA")
-        assert trickle(client) == TOO_SLOW
-
-
-SLIDING = Pace(silence=5, grace=0.3, rate=1000, credit=0.3)
-
-
-def test_a_message_that_trickles_after_a_burst_is_cut():  # W01
-    with run_gateway(limits=Limits(pace=SLIDING)) as gateway:
-        client = gateway.open()
-        client.talk(MAIL, RCPT, "DATA")
-        client.send(b"x" * 1_000_000)
-        assert trickle(client) == TOO_SLOW
-        wait_until(lambda: gateway.services.memory.taken == 0)
-
-
-def test_a_chunk_that_trickles_after_a_burst_is_cut():  # W01
-    with run_gateway(limits=Limits(pace=SLIDING)) as gateway:
-        client = gateway.open()
-        client.talk(MAIL, RCPT)
-        client.send(b"BDAT 2000000\r\n" + b"x" * 1_000_000)
-        assert trickle(client) == TOO_SLOW
-
-
-@pytest.mark.parametrize("begin", ["DATA\r\n", "BDAT 2000000\r\n"])
-def test_a_message_that_is_dropped_is_read_for_some_time_only(begin):
-    limits = Limits(message_octets=1000, pace=Pace(silence=5, grace=0.3, rate=0.001))
-    with run_gateway(limits=limits) as gateway:
-        client = gateway.open()
-        client.talk(MAIL, RCPT)
-        client.send(begin.encode() + b"x" * 2000)
-        if begin == "DATA\r\n":
-            assert client.read_reply() == GO_AHEAD
-        assert trickle(client) == TOO_SLOW
-
-
-@pytest.mark.parametrize("begin", ["DATA\r\n", "BDAT 2000000\r\n"])
-def test_of_a_message_that_is_dropped_only_so_much_is_read(monkeypatch, begin):
-    monkeypatch.setattr("quarantine.gateway.inlet.DROPPED_OCTETS", 10_000)
-    with run_gateway(limits=Limits(message_octets=1000)) as gateway:
-        client = gateway.open()
-        client.talk(MAIL, RCPT)
-        client.send(begin.encode() + b"x" * 9000)
-        if begin == "DATA\r\n":
-            assert client.read_reply() == GO_AHEAD
-        client.send(b"x" * 2000)
-        assert client.read_reply() == TOO_SLOW
-        assert client.is_closed()
-
-
-def test_seconds_for_a_message():
-    pace, progress = Pace(silence=1000, grace=300, rate=500, credit=60), Progress(0)
-    progress.add(50_000, pace, 0)
-    assert progress.get_seconds_left(pace, 0) == 300  # early octets earn nothing
-    progress.add(5000, pace, 290)
-    assert progress.get_seconds_left(pace, 290) == 20
-    progress.add(10**6, pace, 300)
-    assert progress.get_seconds_left(pace, 300) == 60
-
-
-def test_a_command_that_trickles_is_cut():
-    with run_gateway(limits=Limits(command_seconds=0.3)) as gateway:
-        assert trickle(gateway.open()) == TOO_SLOW
-
-
-def trickle(client) -> str:
-    """Send an octet at a time until there is a reply."""
-    is_over = threading.Event()
-    reply: list[str] = []
-    reader = threading.Thread(target=lambda: (reply.append(client.read_reply()), is_over.set()))
-    reader.start()
-    for _ in range(500):
-        if is_over.wait(0.02):
-            break
-        client.send(b"x")
-    reader.join()
-    return reply[0]
-
-
-def test_a_handshake_that_does_not_come_is_cut():
-    certificate = str(PROJECT / "tests/smtp_sink.pem")
-    with (
-        override_settings(SMTP_TLS_CERTIFICATE=certificate, SMTP_TLS_KEY=certificate),
-        run_gateway(limits=Limits(handshake_seconds=0.2)) as gateway,
-    ):
-        client = gateway.open()
-        assert client.ask("STARTTLS") == "220 2.0.0 Ready to start TLS"
-        assert client.is_closed()
-
-
-def test_a_client_that_reads_no_replies_is_cut():
-    with run_gateway(limits=Limits(command_seconds=0.5, idle_commands=10**9)) as gateway:
-        client = gateway.open()
-        client.socket.settimeout(0.2)
-        with suppress(OSError):
-            client.send(b"EHLO x\r\n" * 60_000)
-        wait_until(lambda: not gateway.services.sessions)
-
-
-def test_our_own_work_is_in_nobodys_timeout(monkeypatch):
-    limits = Limits(command_seconds=0.1, pace=Pace(silence=0.1, grace=0.1))
-    with run_gateway(limits=limits) as gateway:
-        receive = gateway.services.intake.receive
-
-        async def receive_slowly(*arguments):
-            await asyncio.sleep(0.5)
-            return await receive(*arguments)
-
-        monkeypatch.setattr(gateway.services.intake, "receive", receive_slowly)
-        client = gateway.open()
-        client.send(b"\r\n".join([MAIL.encode(), RCPT.encode(), b"DATA", CLEAN + b".", b""]))
-        replies = [client.read_reply() for _ in range(4)]
-        assert replies[3].startswith("250 ")
-        assert list_rows() == [("bob@alpha.test", "delivering")]
-
-
 def test_recipients_that_bring_no_mail_on_are_cut_and_delay_nobody():
     with run_gateway(limits=Limits(recipient_commands=500)) as gateway:
         bad, other = gateway.open(), gateway.open()
@@ -525,19 +285,3 @@ def test_recipients_that_bring_no_mail_on_are_cut_and_delay_nobody():
         assert other.mail(data=CLEAN).startswith("250 ")
         replies = [bad.read_reply() for _ in range(501)]
         assert replies == [RECIPIENT_OK] * 500 + ["421 4.7.0 Too many commands without mail, closing the connection"]
-
-
-def test_a_reply_does_not_wait_for_what_we_look_up():  # RFC 2920 section 3.2
-    with run_gateway() as gateway:
-        released = threading.Event()
-
-        async def look_up_slowly(ip):
-            await asyncio.to_thread(released.wait, 20)
-            return PtrEvidence()
-
-        gateway.services.look_up_ptr = look_up_slowly
-        client = gateway.open()
-        client.send(f"{MAIL}\r\n{RCPT}\r\n".encode())
-        assert client.read_reply() == SENDER_OK
-        released.set()
-        assert client.read_reply() == RECIPIENT_OK

@@ -12,8 +12,7 @@ from portal.tenants.models import MailDomain
 from quarantine.gateway import replies
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.replies import Reply
-from tests.quarantine.gateways import run_gateway, run_name_server
-from tests.quarantine.test_gateway_limits import trickle
+from tests.quarantine.gateways import run_gateway, run_name_server, trickle
 from tests.quarantine.test_gateway_mail import CLEAN, SPAM, WITHOUT_PTR, wait_for_change
 from tests.quarantine.test_gateway_meeting import BALANCER, standing_still
 from tests.quarantine.test_gateway_session import MAIL, RCPT

@@ -3,84 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import psycopg
 import pytest
 from django.db import connection
-from django.db.models import Sum
 from django_tenants.utils import schema_context
 
-from filtering.evidence import NOT_KNOWN_YET, ContentEvidence, Evidence, PtrEvidence, PtrStatus
-from filtering.verdict import Action, Category, Finding, Verdict
+from filtering.evidence import ContentEvidence, Evidence, PtrEvidence, PtrStatus
+from filtering.verdict import Finding
 from portal.tenants.database import get_conninfo, make_pool
 from portal.tenants.models import MailDomain
 from portal.tenants.people.models import Mailbox
-from quarantine.causes import Cause
-from quarantine.content import compress
 from quarantine.delivery.rows import FEW, LOAD, SMALL, in_schema
-from quarantine.models import Content, Event, Message, Recipient, State
-from quarantine.platform.models import DeliveryJob, HourlyCount
-from quarantine.platform.models import Unrouted as UnroutedRow
-from quarantine.records import Filing, Outcome, Said, Transaction, Unrouted, clean, make_statement
+from quarantine.models import Message, Recipient, State
+from quarantine.platform.models import DeliveryJob
+from quarantine.records import clean, make_statement
 from quarantine.store import DurabilityError, Store, StoreUnavailableError
 from quarantine.trace_id import make_trace_id
+from tests.quarantine.filings import VERDICT, count, is_blocked, keep_all, make_filing, open_store, run, with_sender
 
 pytestmark = pytest.mark.usefixtures("committed")
-
-RAW = b"Subject: x\r\n\r\nx\r\n"
-VERDICT = Verdict(Action.DELIVER, Category.CLEAN, 1.5, (Finding("check", 1.5, "why"),), 1)
-
-
-@asynccontextmanager
-async def open_store(statement_seconds: float = 0):
-    pool = make_pool(name="test", max_size=2, statement_seconds=statement_seconds)
-    await pool.open()
-    store = Store(pool)
-    await store.start()
-    try:
-        yield store
-    finally:
-        await store.close()
-        await pool.close()
-
-
-def make_filing(**changes) -> Filing:
-    with schema_context("sp_acme"):
-        bob = Mailbox.objects.get(address="bob@alpha.test")
-    outcome = Outcome(bob.address, bob.domain_id, bob.pk, State.DELIVERING, VERDICT, "250 Ok", "accepted", "why")
-    transaction = Transaction(make_trace_id(), datetime.now(UTC), "192.0.2.1", "ann@sender.test", helo="x")
-    filing = Filing("sp_acme", transaction, (outcome,), size=len(RAW), sha256=b"x" * 32, stored=compress(RAW))
-    return replace(filing, **changes)
-
-
-def with_sender(sender: str) -> Filing:
-    filing = make_filing()
-    return replace(filing, transaction=replace(filing.transaction, sender=sender))
-
-
-async def keep_all(store: Store, *filings: Filing) -> list[bool]:
-    """Which of the records were kept, when all are handed in at once."""
-    results = await asyncio.gather(*(store.keep(filing) for filing in filings), return_exceptions=True)
-    failed = [isinstance(result, BaseException) for result in results]
-    assert all(isinstance(result, StoreUnavailableError) for result in results if isinstance(result, BaseException))
-    return [not one for one in failed]
-
-
-def run(*filings: Filing) -> list[bool]:
-    async def work() -> list[bool]:
-        async with open_store() as store:
-            return await keep_all(store, *filings)
-
-    return asyncio.run(work())
-
-
-def count() -> tuple[int, int, int, int, int]:
-    with schema_context("sp_acme"):
-        tables = (Message, Recipient, Content, Event)
-        return *(table.objects.count() for table in tables), DeliveryJob.objects.count()
 
 
 @pytest.mark.parametrize("receipt", [None, b"f" * 32])
@@ -227,13 +170,6 @@ def test_a_database_that_says_nothing_is_not_waited_for(monkeypatch):
     assert count() == (1, 1, 1, 1, 1)
 
 
-async def is_blocked() -> bool:
-    async with await psycopg.AsyncConnection.connect(get_conninfo(), autocommit=True) as watcher:
-        cursor = await watcher.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-        row = await cursor.fetchone()
-    return bool(row and row[0])
-
-
 def test_a_connection_that_breaks_is_replaced():
     async def work() -> list[list[bool]]:
         async with open_store() as store:
@@ -322,174 +258,6 @@ def test_a_vacuum_of_what_all_providers_share_costs_no_provider_its_plan(changes
         plan = str(cursor.fetchone())
     assert "'Relation Name': 'quarantine_message'" in plan
     assert "'Schema': 'public'" not in plan
-
-
-# Sent again
-
-
-def test_the_same_message_within_ten_minutes_is_kept_once_and_found_under_its_first_id():
-    first, again, other = (make_filing(receipt=letter * 32) for letter in (b"f", b"f", b"g"))
-
-    async def work() -> list[str | None]:
-        async with open_store() as store:
-            return [await store.keep(filing) for filing in (first, again, other)]
-
-    assert asyncio.run(work()) == [None, first.transaction.trace_id, None]
-    assert count() == (2, 2, 2, 3, 2)
-    with schema_context("sp_acme"):
-        events = Event.objects.filter(message__trace_id=first.transaction.trace_id).order_by("id")
-        assert list(events.values_list("kind", flat=True)) == ["accepted", "sent_again"]
-
-
-def test_the_same_message_twice_in_one_commit_is_kept_once():
-    filings = [make_filing(receipt=b"f" * 32) for _ in range(5)]
-
-    async def work() -> list[str | None]:
-        async with open_store() as store:
-            return await asyncio.gather(*(store.keep(filing) for filing in filings))
-
-    assert asyncio.run(work()) == [None, *[filings[0].transaction.trace_id] * 4]
-    assert count() == (1, 1, 1, 5, 1)
-
-
-def test_two_gateways_that_get_the_same_message_keep_it_once():
-    plan = [[make_filing(receipt=bytes([n]) * 32) for n in order] for _ in range(10) for order in ((1, 2), (2, 1))]
-
-    async def work() -> list[str | None]:
-        async with open_store() as one, open_store() as other:
-            keeping = [store.keep(*pair) for pair, store in zip(plan, [one, other] * 10, strict=True)]
-            return await asyncio.gather(*keeping)
-
-    answers = asyncio.run(work())
-    assert count()[:3] == (2, 2, 2)
-    assert len([answer for answer in answers if answer is None]) == 1
-
-
-def test_a_message_that_comes_again_after_ten_minutes_is_a_new_one(monkeypatch):
-    filings = [make_filing(receipt=b"f" * 32), make_filing(receipt=b"f" * 32)]
-
-    async def work() -> list[str | None]:
-        async with open_store() as store:
-            first = await store.keep(filings[0])
-            async with await psycopg.AsyncConnection.connect(get_conninfo(), autocommit=True) as admin:
-                await admin.execute("UPDATE public.platform_receipt SET at = at - interval '601 seconds'")
-            return [first, await store.keep(filings[1])]
-
-    assert asyncio.run(work()) == [None, None]
-    assert count() == (2, 2, 2, 2, 2)
-
-
-# Notes and counts
-
-
-def list_counts() -> dict[tuple[str, str, str], int]:
-    rows = HourlyCount.objects.values_list("schema", "kind", "cause").annotate(total=Sum("count"))
-    return {(schema, kind, cause): total for schema, kind, cause, total in rows}
-
-
-def make_unrouted(**changes) -> Unrouted:
-    transaction = Transaction(make_trace_id(), datetime.now(UTC), "192.0.2.1", "", said=(Said("", "EHLO", "250 hi"),))
-    return replace(Unrouted(transaction, "", "421 4.7.0 no", Cause.NOT_SMTP, times=3), **changes)
-
-
-def test_what_is_kept_is_counted_in_the_same_transaction():
-    refused = replace(make_filing().outcomes[0], event="refused", cause=Cause.NO_MAILBOX, state=State.REFUSED)
-    poison = replace(make_filing(), size=2**40)
-    again = [make_filing(receipt=b"f" * 32) for _ in range(2)]
-    assert run(make_filing(), make_filing(outcomes=(refused,)), poison, *again) == [True, True, False, True, True]
-    assert list_counts() == {
-        ("sp_acme", "accepted", ""): 2,
-        ("sp_acme", "refused", "no_mailbox"): 1,
-        ("sp_acme", "repeated", "sent_again"): 1,
-    }
-
-
-@pytest.mark.parametrize(
-    ("ptr", "counted"),
-    [
-        (
-            PtrEvidence(PtrStatus.UNKNOWN, detail="forward look-up: SERVFAIL"),
-            {("sp_acme", "dns_failed", "servfail"): 1},
-        ),
-        (
-            PtrEvidence(PtrStatus.UNKNOWN, detail="NXDOMAIN; the rule is off"),
-            {("sp_acme", "dns_failed", "nxdomain"): 1},
-        ),
-        (PtrEvidence(PtrStatus.MISMATCH, "a.test"), {}),
-        (NOT_KNOWN_YET, {}),  # nobody waited for it
-    ],
-)
-def test_mail_whose_servers_name_could_not_be_looked_up_is_counted_once(ptr, counted):
-    twice = [make_filing(receipt=b"f" * 32) for _ in range(2)]
-    assert run(*(replace(one, transaction=replace(one.transaction, ptr=ptr)) for one in twice)) == [True, True]
-    told = {key: number for key, number in list_counts().items() if number}
-    assert told == counted | {("sp_acme", "accepted", ""): 1, ("sp_acme", "repeated", "sent_again"): 1}
-
-
-def test_notes_are_written_soon_and_counted():
-    async def work() -> None:
-        async with open_store() as store:
-            store.note(make_unrouted())
-            store.count("dns", "servfail", 7)
-            while not await count_unrouted():  # noqa: ASYNC110 - nothing says when
-                await asyncio.sleep(0.05)
-            store.note(make_unrouted())
-
-    asyncio.run(work())
-    rows = list(UnroutedRow.objects.values_list("cause", "times", "replies"))
-    assert rows == [("not_smtp", 3, [["EHLO", "250 hi"]])] * 2  # the last one at the stop
-    assert list_counts() == {("", "refused", "not_smtp"): 6, ("", "dns", "servfail"): 7}
-
-
-async def count_unrouted() -> int:
-    async with await psycopg.AsyncConnection.connect(get_conninfo(), autocommit=True) as watcher:
-        row = await (await watcher.execute("SELECT count(*) FROM public.platform_unrouted")).fetchone()
-    return row[0] if row else 0
-
-
-def test_a_note_never_harms_a_message_that_was_stored_all_the_same():
-    """The answer to a commit was lost: we say 451 and note that the mail was put off."""
-    filing = make_filing()
-    put_off = replace(filing.outcomes[0], state=State.UNFINISHED, event="deferred", cause=Cause.UNAVAILABLE)
-    assert run(filing, replace(filing, outcomes=(put_off,), size=0, sha256=None, stored=None)) == [True, True]
-    assert count() == (1, 1, 1, 1, 1)
-    with schema_context("sp_acme"):
-        message = Message.objects.get()
-        assert (message.size, bytes(message.sha256)) == (len(RAW), b"x" * 32)
-        assert Recipient.objects.get().state == "delivering"
-
-
-def test_notes_outlast_a_database_that_is_away(monkeypatch):
-    monkeypatch.setattr("quarantine.store.PAUSE_SECONDS", 0.05)
-
-    async def fail(self, batch):
-        raise psycopg.OperationalError
-
-    async def work() -> None:
-        async with open_store() as store:
-            with monkeypatch.context() as patch:
-                patch.setattr(Store, "_commit", fail)
-                for n in range(250):
-                    store.note(make_unrouted(reply=f"421 {n}"))
-                assert await keep_all(store, filing) == [False]
-            while await count_unrouted() < 250:  # noqa: ASYNC110 - nothing says when
-                await asyncio.sleep(0.05)
-
-    filing = make_filing()
-    asyncio.run(work())
-    assert list(UnroutedRow.objects.order_by("id").values_list("reply", flat=True)) == [f"421 {n}" for n in range(250)]
-
-
-def test_a_poison_note_is_dropped_and_the_others_are_written():
-    async def work() -> None:
-        async with open_store() as store:
-            store.note(make_unrouted(times=2**40))
-            store.note(make_unrouted())
-            while not await count_unrouted():  # noqa: ASYNC110 - nothing says when
-                await asyncio.sleep(0.05)
-
-    asyncio.run(work())
-    assert UnroutedRow.objects.count() == 1
 
 
 def test_what_the_courier_reads_goes_by_an_index_while_the_table_is_small():

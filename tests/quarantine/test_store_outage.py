@@ -17,7 +17,7 @@ from quarantine.causes import Cause
 from quarantine.models import Recipient
 from quarantine.records import Filing, Unrouted
 from quarantine.store import Store, StoreUnavailableError
-from tests.quarantine.test_store import count, is_blocked, keep_all, make_filing
+from tests.quarantine.filings import count, is_blocked, keep_all, make_filing
 
 pytestmark = pytest.mark.usefixtures("committed")
 
