@@ -171,7 +171,7 @@ def describe(wanted: Wanted, show_time: Callable[[datetime], str]) -> str:
         (wanted.client, f"by the server {_show_network(wanted.client)}" if wanted.client else ""),
         (wanted.outcome, f"outcome “{Outcome(wanted.outcome).label}”" if wanted.outcome else ""),
         (wanted.cause, f"because {name_cause(wanted.cause)}"),
-        (wanted.reverse_dns, f"reverse DNS: {SEARCHED.get(wanted.reverse_dns)}"),
+        (wanted.reverse_dns, f"reverse DNS “{SEARCHED.get(wanted.reverse_dns)}”"),
         (wanted.since, f"since {show_time(wanted.since)}" if wanted.since else ""),
         (wanted.until, f"before {show_time(wanted.until)}" if wanted.until else ""),
     ]

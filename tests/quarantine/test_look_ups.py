@@ -80,7 +80,7 @@ def test_it_is_searched_on_the_page_and_by_the_command(acme, capsys):
         make_message(PtrEvidence(UNKNOWN, detail=detail), number)
     keep("bob@alpha.test", sender="known@far.test")
     text = get_text(browse("dora").get("/trace/", {"reverse_dns": "timeout"}))
-    assert "reverse DNS: no answer in time" in text
+    assert "reverse DNS “no answer in time”" in text
     assert text.count('<tr role="row"><td class="from"') == 1
     call_command("trace", "--reverse-dns", "failed", "--provider", "acme")
     assert len(capsys.readouterr().out.splitlines()) >= 2
