@@ -7,7 +7,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,15 @@ class RunningGateway:
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_SECONDS)
+
+    def wait_for_change(self, address: str, is_known: Callable[[Any], bool]) -> None:
+        """Wait until the directory has heard of a change, by what it finds for an address."""
+
+        async def hear() -> None:
+            while not is_known(await self.gateway.directory.find(address)):  # noqa: ASYNC110 - nothing says when
+                await asyncio.sleep(0.01)
+
+        self.run(hear())
 
     def connect(self, *, greeting: bool = True, source: str = "127.0.0.1", early: bytes = b"") -> Client:
         client = Client(self.port, source=source, early=early)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from typing import Any
 
 from django_tenants.utils import schema_context
 
@@ -28,17 +28,12 @@ MAILBOXES = ("postmaster", "new", "newer", "newest")
 def choose(policy: str, *gateways: RunningGateway, domain: str = "alpha.test", **fields: object) -> None:
     """Set a domain's recipient policy, as its admin would; the gateways know it when this returns."""
     MailDomain.objects.filter(name=domain).update(recipient_policy=policy, **fields)
+
+    def is_known(found: Any) -> bool:
+        return found.domain.recipient_policy == policy and fields.get("server_port") in (None, found.domain.server_port)
+
     for gateway in gateways:
-        gateway.run(wait_for_policy(gateway, domain, policy, fields.get("server_port")))
-
-
-async def wait_for_policy(gateway: RunningGateway, domain: str, policy: str, port: object) -> None:
-    directory = gateway.gateway.directory
-    while True:
-        found = (await directory.find(f"postmaster@{domain}")).domain
-        if found.recipient_policy == policy and port in (None, found.server_port):
-            return
-        await asyncio.sleep(0.01)  # nothing says when
+        gateway.wait_for_change(f"postmaster@{domain}", is_known)
 
 
 def ask(gateway: RunningGateway, *recipients: str) -> list[str]:

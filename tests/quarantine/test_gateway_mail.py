@@ -84,7 +84,7 @@ def test_spam_is_held_with_its_reasons(gateway):
 
 def test_the_domain_decides_what_becomes_of_spam(gateway):
     MailDomain.objects.filter(name="beta.test").update(sure_spam_action="tag")
-    gateway.run(wait_for_change(gateway, "bea@beta.test", lambda found: found.domain.sure_spam_action == "tag"))
+    gateway.wait_for_change("bea@beta.test", lambda found: found.domain.sure_spam_action == "tag")
     gateway.open().mail("x@sender.test", "bob@alpha.test", "bea@beta.test", data=SPAM)
     assert list_rows() == [("bob@alpha.test", "quarantined"), ("bea@beta.test", "delivering")]
     assert DeliveryJob.objects.count() == 1
@@ -94,14 +94,9 @@ def test_a_rule_holds_for_its_mailbox_alone(gateway):
     with schema_context("sp_acme"):
         bob = Recipient._meta.get_field("mailbox").related_model.objects.get(address="bob@alpha.test")
         SenderRule.objects.create(action="block", pattern="ann@sender.test", mailbox=bob)
-    gateway.run(wait_for_change(gateway, "bob@alpha.test", lambda found: found.rules))
+    gateway.wait_for_change("bob@alpha.test", lambda found: found.rules)
     gateway.open().mail("ann@sender.test", "bob@alpha.test", "carol@alpha.test", data=CLEAN)
     assert list_rows() == [("bob@alpha.test", "quarantined"), ("carol@alpha.test", "delivering")]
-
-
-async def wait_for_change(gateway, address, is_known):
-    while not is_known(await gateway.gateway.directory.find(address)):  # noqa: ASYNC110 - nothing says when
-        await asyncio.sleep(0.01)
 
 
 def test_recipients_of_two_providers_are_kept_apart(gateway):

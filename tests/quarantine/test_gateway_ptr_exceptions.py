@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from datetime import timedelta
 
@@ -46,14 +45,9 @@ def end_all(schema: str = "sp_acme") -> None:
         assert end(PtrException.objects.all(), by="alice@acme.test") == 1
 
 
-async def hear(gateway, address, expected):
-    while len((await gateway.gateway.directory.find(address)).ptr_exceptions) != expected:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-
-
 def wait(gateway, *addresses: str, expected: int) -> None:
     for address in addresses:
-        gateway.run(hear(gateway, address, expected))
+        gateway.wait_for_change(address, lambda found: len(found.ptr_exceptions) == expected)
 
 
 def ask(gateway, recipient: str = "bob@alpha.test", ip: str = SERVER) -> str:

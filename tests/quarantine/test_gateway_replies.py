@@ -13,7 +13,7 @@ from quarantine.gateway import replies
 from quarantine.gateway.limits import Limits
 from quarantine.gateway.replies import Reply
 from tests.quarantine.gateways import run_gateway, run_name_server, trickle
-from tests.quarantine.test_gateway_mail import CLEAN, SPAM, WITHOUT_PTR, wait_for_change
+from tests.quarantine.test_gateway_mail import CLEAN, SPAM, WITHOUT_PTR
 from tests.quarantine.test_gateway_meeting import BALANCER, standing_still
 from tests.quarantine.test_gateway_session import MAIL, RCPT
 from tests.smtp_sink import CERTIFICATE
@@ -122,8 +122,7 @@ SIGNATURE = r"( \(trace [0-9A-Z]{20}\))?"
 
 def test_what_is_said_is_answered(gateway):  # D36
     MailDomain.objects.filter(name="beta.test").update(sure_spam_action="refuse")
-    changed = wait_for_change(gateway, "bea@beta.test", lambda found: found.domain.sure_spam_action == "refuse")
-    gateway.run(changed)
+    gateway.wait_for_change("bea@beta.test", lambda found: found.domain.sure_spam_action == "refuse")
     silent = {}
     for name, commands in SAID.items():
         heard = listen(gateway.connect(greeting=False), commands)
@@ -188,8 +187,7 @@ def test_with_a_mail_server_that_cannot_be_asked(gateway):
     MailDomain.objects.filter(name="beta.test").update(
         recipient_policy="callout", server_host="127.0.0.1", server_port=9
     )
-    known = wait_for_change(gateway, "new@beta.test", lambda found: found.domain.recipient_policy == "callout")
-    gateway.run(known)
+    gateway.wait_for_change("new@beta.test", lambda found: found.domain.recipient_policy == "callout")
     assert gateway.open().talk(MAIL, "RCPT TO:<new@beta.test>")[1] == str(replies.UNVERIFIED)
 
 

@@ -16,7 +16,7 @@ from quarantine.store import StoreUnavailableError
 from quarantine.trace_id import make_trace_id
 from tests.quarantine.gateways import run_gateway, run_name_server
 from tests.quarantine.test_gateway_bdat import send_chunk
-from tests.quarantine.test_gateway_mail import CLEAN, SPAM, WITHOUT_PTR, wait_for_change
+from tests.quarantine.test_gateway_mail import CLEAN, SPAM, WITHOUT_PTR
 from tests.quarantine.test_gateway_session import HELO_FIRST, MAIL, MAIL_FIRST, RCPT, TEMPORARY, TOO_BIG
 
 pytestmark = pytest.mark.usefixtures("committed")
@@ -77,7 +77,7 @@ def test_mail_that_is_put_off_is_found_before_it_comes_again(gateway, capsys, mo
 
 def set_spam_action(gateway, action: str) -> None:
     MailDomain.objects.filter(name="beta.test").update(sure_spam_action=action)
-    gateway.run(wait_for_change(gateway, "bea@beta.test", lambda found: found.domain.sure_spam_action == action))
+    gateway.wait_for_change("bea@beta.test", lambda found: found.domain.sure_spam_action == action)
 
 
 @pytest.mark.parametrize(
