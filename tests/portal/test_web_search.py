@@ -99,6 +99,18 @@ def test_all_that_match_are_those_that_were_looked_through(pieces):
     assert set(released) == {pieces[2], pieces[4]}
 
 
+def test_before_all_that_match_are_deleted_it_is_said_in_which_part(pieces):
+    client = browse("bob")
+    fields = find_fields(get_text(client.get(follow(get_text(client.get("/?q=shop.test")), "Search further back"))))
+    newest, oldest = (Recipient.objects.get(pk=pieces[number]).received_at for number in (1, 4))
+    for matching, told in (({"matching": "1"}, True), ({"id": [pieces[2], pieces[4]]}, False)):
+        text = get_text(client.post("/act/", fields | matching | {"action": "delete"}))
+        assert "Delete 2 messages?" in text
+        assert ("They match the search." in text) is told
+        begin, end = (f"{timezone.localtime(at):%-d %b %Y, %H:%M}" for at in (newest, oldest))
+        assert (f"Searched from {begin} back to {end}." in text) is told
+
+
 def test_after_an_action_the_same_piece_is_shown_again(pieces):
     client = browse("bob")
     path = follow(get_text(client.get("/?q=shop.test")), "Search further back")
