@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 
 from celery import shared_task
+from django.db import Error
 
-from portal.tenants.database import get_schema
+from portal.tenants.database import get_schema, is_outage
 from portal.tenants.models import ServiceProvider
 from portal.tenants.tasks import tenant_task
 from quarantine import retention
@@ -29,7 +30,9 @@ def expire_provider() -> None:
     for rule in (retention.expire_held, retention.drop_outlived, retention.forget_untaken):
         try:
             log.info("retention_applied provider=%s rule=%s rows=%d", schema, rule.__name__, rule())
-        except Exception as error:  # noqa: BLE001 - one rule's fault must not keep the others from being applied
+        except Exception as error:  # one rule's fault must not keep the others from being applied
+            if isinstance(error, Error) and is_outage(error.__cause__ or error):
+                raise  # none could be: the worker says so once
             log.error("retention_failed provider=%s rule=%s error=%s", schema, rule.__name__, name_fault(error))
 
 

@@ -1,18 +1,24 @@
 """What expires, when, and what stays."""
 
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import psycopg
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
+from portal.celery import DatabaseAwayError
+from portal.tenants.database import get_conninfo
 from portal.tenants.models import MailDomain
 from quarantine import retention, tasks
 from quarantine.models import Content, Event, Message, Recipient, State
 from quarantine.platform.models import HourlyCount, Receipt, Unrouted
 from tests.kept_mail import add_recipient, keep
+from tests.running_courier import wait_until
 
 UNTAKEN = State.REFUSED, State.UNFINISHED
 BOTH = "bob@alpha.test", "bea@beta.test"
@@ -212,3 +218,29 @@ def test_a_rule_that_fails_keeps_no_other_from_being_applied(acme, monkeypatch, 
     assert not Message.objects.exists()
     assert "retention_failed provider=sp_acme rule=expire_held error=ValueError" in caplog.text
     assert "SECRET" not in caplog.text
+
+
+def end_who_waits(blocker: psycopg.Connection) -> None:
+    """End the connection that the lock keeps waiting, as a server that stops does, and let go of the lock."""
+    query = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with psycopg.connect(get_conninfo(), autocommit=True) as database:
+        wait_until(lambda: database.execute(query).fetchone() != (0,))
+    blocker.rollback()
+
+
+def test_an_outage_ends_the_step_and_is_told_in_one_line(committed, caplog):
+    """PostgreSQL goes while the first rule is being applied; the others could not be either."""
+    with psycopg.connect(get_conninfo()) as blocker, ThreadPoolExecutor(1) as threads:
+        blocker.execute("LOCK sp_acme.quarantine_recipient")
+        ending = threads.submit(end_who_waits, blocker)
+        with pytest.raises(DatabaseAwayError):
+            tasks.expire_provider("sp_acme")
+        ending.result()
+    connection.close()
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING and record.name != "psycopg.pool"]
+    assert [(record.levelname, record.getMessage().partition(" error=")[0]) for record in told] == [
+        ("WARNING", "task_put_off task=quarantine.tasks.expire_provider")
+    ]
