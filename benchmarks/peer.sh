@@ -16,21 +16,17 @@
 # Needs root, because Postfix does. Everything is removed at the end.
 set -eu
 
-for program in postfix rspamd smtp-sink; do
-    command -v $program >/dev/null || { echo "$program is not installed: apt install postfix rspamd" >&2; exit 1; }
-done
+. "$(dirname -- "$0")/common.sh"
+need "postfix rspamd" postfix rspamd smtp-sink
 [ "$(id -u)" = 0 ] || { echo "Postfix is started by root only: call it with sudo." >&2; exit 1; }
-project=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
-python=$project/.venv/bin/python
-[ -x "$python" ] || { echo "Start ./run once before: it makes .venv, which needs the network." >&2; exit 1; }
+find_python
 if [ -z "${LAZARET_PEER_INSIDE:-}" ]; then
     LAZARET_PEER_INSIDE=yes exec unshare --net --mount "$0" "$@"
 fi
 ip link set lo up
 ip route add local 11.0.0.0/8 dev lo
 
-dir=$(mktemp -d -t lazaret-peer.XXXXXX)
-chmod 755 "$dir"
+make_dir peer
 corpus=
 for last in "$@"; do case $last in *.tar.zst) corpus=$last ;; */*) [ -d "$last" ] && corpus=$last ;; esac; done
 lessons=${LESSONS:-$([ -n "$corpus" ] && echo 2000 || echo 0)}
@@ -41,20 +37,6 @@ case "$corpus $* " in
     *) hold=2.5 ;;
 esac
 hold=${HOLD_SCORE:-$hold}
-pids=
-
-clean_up() {
-    trap - EXIT INT TERM
-    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
-    for pid in $pids; do while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done; done
-    rm -rf "$dir"
-}
-trap clean_up EXIT
-trap 'exit 1' INT TERM
-
-free_port() {
-    "$python" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
 
 wait_until() { # a command succeeds
     n=0
@@ -72,8 +54,7 @@ ours=$(free_port) web=$(free_port)
 
 echo "nameserver 127.0.0.1" >"$dir/resolv.conf"
 mount --bind "$dir/resolv.conf" /etc/resolv.conf
-"$python" "$project/benchmarks/name_server.py" 127.0.0.1:53 & pids="$pids $!"
-smtp-sink -u nobody "127.0.0.1:$sink" 1000 & pids="$pids $!"
+start_servers "$sink" 127.0.0.1:53
 
 # Postfix: an instance of its own, with a spool of its own.
 mkdir -p "$dir/postfix" "$dir/spool" "$dir/data"

@@ -9,31 +9,14 @@
 # Options are those of benchmarks/gateway.py.
 set -eu
 
-command -v smtp-sink >/dev/null || { echo "smtp-sink is not installed: apt install postfix" >&2; exit 1; }
-project=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
-python=$project/.venv/bin/python
-[ -x "$python" ] || { echo "Start ./run once before: it makes .venv, which needs the network." >&2; exit 1; }
+. "$(dirname -- "$0")/common.sh"
+need postfix smtp-sink
+find_python
 domains=${DOMAINS:-1000}
-dir=$(mktemp -d -t lazaret-providers.XXXXXX)
-chmod 755 "$dir"
-pids=
-
-clean_up() {
-    trap - EXIT INT TERM
-    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
-    for pid in $pids; do while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done; done
-    rm -rf "$dir"
-}
-trap clean_up EXIT
-trap 'exit 1' INT TERM
-
-free_port() {
-    "$python" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
+make_dir providers
 
 sink=$(free_port) names=$(free_port)
-smtp-sink -u nobody "127.0.0.1:$sink" 1000 & pids="$pids $!"
-"$python" "$project/benchmarks/name_server.py" "127.0.0.1:$names" & pids="$pids $!"
+start_servers "$sink" "127.0.0.1:$names"
 
 start() { # NAME PORT PROVIDERS
     : >"$dir/$1.log"
