@@ -51,7 +51,7 @@ class Unrouted(models.Model):
     that ended before it named a recipient of ours. Alike ones of one moment share a row.
     """
 
-    trace_id = models.CharField(max_length=20, db_index=True)
+    trace_id = models.CharField(max_length=20)
     at = models.DateTimeField(db_index=True)
     client_ip = models.GenericIPAddressField(null=True)
     ptr_status = models.CharField(max_length=12, blank=True, default="", db_default="")
@@ -70,6 +70,7 @@ class Unrouted(models.Model):
 
     class Meta:
         indexes: ClassVar = [
+            models.Index(fields=["trace_id"], name="unrouted_trace"),
             models.Index(Lower("sender"), models.F("at").desc(), name="unrouted_sender"),
             models.Index(Lower("recipient"), models.F("at").desc(), name="unrouted_recipient"),
             models.Index(fields=["client_ip", "-at"], name="unrouted_client"),
