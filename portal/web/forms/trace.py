@@ -85,7 +85,7 @@ class TraceForm(forms.Form):
         choices=[("", "Any reason"), *((cause.value, capfirst(cause.label)) for cause in CAUSES)],
     )
     reverse_dns = forms.ChoiceField(
-        label="Name of the sending server (reverse DNS)",
+        label="Reverse DNS of the server",
         required=False,
         choices=[("", "Whatever it was"), *((word, capfirst(text)) for word, text in SEARCHED.items())],
     )
