@@ -34,7 +34,7 @@ from quarantine.causes import Cause
 from quarantine.content import compress
 from quarantine.examiners import Examiners
 from quarantine.models import State
-from quarantine.records import END_OF_DATA, EVERYBODY, Filing, Outcome, Said, Transaction, Unrouted
+from quarantine.records import END_OF_DATA, EVERYBODY, Filing, Outcome, Said, Transaction, Unrouted, get_owner
 from quarantine.store import Store
 
 log = logging.getLogger(__name__)
@@ -252,9 +252,20 @@ class Intake:
             verdicts = await self._house(verdicts)
         transaction = _with_answer(transaction, replies[result])
         filings = _make_filings(transaction, verdicts, result, replies[result], evidence, examined, size=len(raw))
-        # Those left come first: the message replaces what their record says of it.
-        first = await self._store.keep(*_make_notes(transaction, (), left), *filings)
+        first = await self._keep(filings, _make_notes(transaction, (), left))
         return Received(result, first or transaction.trace_id)
+
+    async def _keep(self, filings: list[Filing], notes: list[Filing | Unrouted]) -> str | None:
+        """Have it all on disk at once, but for what is said of recipients who were left because their provider's tables
+        are locked: that is written later, and keeps nobody else from their mail.
+        """
+        own = {filing.schema for filing in filings}
+        locked = {schema for schema in map(get_owner, notes) if schema not in own and self._store.is_locked(schema)}
+        # Notes come first: the message replaces what they say of it.
+        first = await self._store.keep(*(note for note in notes if get_owner(note) not in locked), *filings)
+        if waiting := [note for note in notes if get_owner(note) in locked]:
+            self._store.note(*waiting)
+        return first
 
     async def _house(self, verdicts: list[tuple[Recipient, Verdict]]) -> list[tuple[Recipient, Verdict]]:
         """The same, where everybody whose first mail this is has a mailbox by now. Raises DirectoryUnavailable."""

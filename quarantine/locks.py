@@ -24,6 +24,7 @@ SHARED = ("public.platform_hourlycount",)
 PROVIDERS = ("quarantine_message", "quarantine_content", "quarantine_recipient", "quarantine_event")
 NOBODYS = ("platform_unrouted",)
 CUSTODY = ("public.platform_deliveryjob", "public.platform_receipt")
+READ = ("people_mailbox",)  # a row that a recipient refers to is locked for as long as the commit takes
 
 
 class LockWatch:
@@ -36,6 +37,7 @@ class LockWatch:
         self._on_free = on_free
         self._watcher: asyncio.Task[None] | None = None
         self._tables: frozenset[str] = frozenset()
+        self._shared: list[str] = []  # tables of all providers that were locked when we looked last
         self._held: dict[str, float] = {}  # until when
 
     @property
@@ -46,7 +48,8 @@ class LockWatch:
         """Find out which of these have a locked table, and watch them from then on."""
         found = await self._find_locked(schemas)
         if found - self._tables:
-            log.error("tables_locked schemas=%s", ",".join(sorted(found)))
+            shared = ",".join(self._shared)
+            log.error("tables_locked %s", f"tables={shared}" if shared else f"schemas={','.join(sorted(found))}")
         self._tables |= found
         self._start()
 
@@ -88,23 +91,35 @@ class LockWatch:
 
     async def _ask(self, schemas: Iterable[str]) -> frozenset[str]:
         async with self._pool.connection() as connection:
-            return frozenset([schema for schema in schemas if await _is_locked(connection, schema)])
+            names = {name: sql.Identifier(*name.split(".")) for name in SHARED + CUSTODY}
+            self._shared = [name for name, table in names.items() if await _are_locked(connection, [table])]
+            stopping = {PUBLIC: set(SHARED).intersection(self._shared)}  # what reached nobody has no receipt and no job
+            return frozenset(
+                [
+                    schema
+                    for schema in schemas
+                    if stopping.get(schema, self._shared) or await _is_locked(connection, schema)
+                ]
+            )
 
 
 async def _is_locked(connection: AsyncConnection[TupleRow], schema: str) -> bool:
+    if schema == PUBLIC:
+        return await _are_locked(connection, [sql.Identifier(schema, name) for name in NOBODYS])
+    written, read = ([sql.Identifier(schema, name) for name in names] for names in (PROVIDERS, READ))
+    return await _are_locked(connection, written) or await _are_locked(connection, read, "ROW SHARE")
+
+
+async def _are_locked(
+    connection: AsyncConnection[TupleRow], tables: Iterable[sql.Identifier], mode: str = "ROW EXCLUSIVE"
+) -> bool:
+    """Whether somebody would have to wait for what writing takes, by default."""
+    statement = sql.SQL("LOCK TABLE {} IN {} MODE NOWAIT").format(sql.SQL(", ").join(tables), sql.SQL(mode))
     try:
         async with connection.transaction(force_rollback=True):
-            await connection.execute(_make_lock_statement(schema))
+            await connection.execute(statement)
     except errors.LockNotAvailable:
         return True
     except errors.UndefinedTable:  # a provider that is no more
         return False
     return False
-
-
-def _make_lock_statement(schema: str) -> sql.Composed:
-    """What writing takes, and none of it if that means to wait."""
-    own = NOBODYS if schema == PUBLIC else PROVIDERS
-    shared = SHARED if schema == PUBLIC else SHARED + CUSTODY
-    tables = [sql.Identifier(schema, name) for name in own] + [sql.Identifier(*name.split(".")) for name in shared]
-    return sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE NOWAIT").format(sql.SQL(", ").join(tables))

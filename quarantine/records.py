@@ -122,6 +122,11 @@ class Count:
     domain_id: int = 0
 
 
+def get_owner(row: Filing | Unrouted) -> str:
+    """Whose tables it is written to: a provider's schema, or NOBODY."""
+    return row.schema if isinstance(row, Filing) else NOBODY
+
+
 Record = Filing | Unrouted | Count
 Statement = tuple[Query, dict[str, Any]]
 Hour = tuple[datetime, str, int, str, str]  # hour, schema, domain, kind, cause

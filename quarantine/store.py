@@ -25,7 +25,7 @@ from portal.tenants.database import Pool, end_all, finish_within, is_outage
 from quarantine import metrics
 from quarantine.doubts import Doubts
 from quarantine.faults import name_fault
-from quarantine.locks import PUBLIC, LockWatch
+from quarantine.locks import LockWatch
 from quarantine.platform.heartbeat import UPSERT
 from quarantine.records import (
     LOOK_UP,
@@ -36,6 +36,7 @@ from quarantine.records import (
     Record,
     Statement,
     Unrouted,
+    get_owner,
     list_corrections,
     list_hours,
     make_count_statements,
@@ -127,8 +128,12 @@ class Store:
         """Raise StoreUnavailableError where mail of this provider could not be stored just now: its tables are locked,
         or one of its rows was a moment ago.
         """
-        if self.is_closed or schema in self._locks.schemas:
+        if self.is_closed or self.is_locked(schema):
             raise StoreUnavailableError
+
+    def is_locked(self, schema: str) -> bool:
+        """Whether what is for this provider (PUBLIC: what reached none) has to wait because of somebody's lock."""
+        return schema in self._locks.schemas
 
     async def start(self) -> None:
         """Begin to write. Raises DurabilityError where PostgreSQL would confirm what it can lose.
@@ -433,7 +438,7 @@ class _Item:
 
     @property
     def schemas(self) -> set[str]:
-        return {row.schema if isinstance(row, Filing) else PUBLIC for row in self.rows}
+        return set(map(get_owner, self.rows))
 
     @property
     def recipients(self) -> int:

@@ -136,7 +136,8 @@ class ContentSession(ClientSession):
             reply = await self._decide(mail, data)
         except Exception as error:  # noqa: BLE001 - the sender is told to come again, and it is on record
             cause, reply = find_cause(error), replies.TEMPORARY
-            log.error("message_deferred trace=%s client=%s error=%s", mail.trace_id, self._ip, name_fault(error))
+            level = logging.ERROR if cause is Cause.FAULT else logging.WARNING
+            log.log(level, "message_deferred trace=%s client=%s error=%s", mail.trace_id, self._ip, name_fault(error))
             self._put_off(mail, cause, reply)
         metrics.RECEIVED_BYTES.inc(data.size)
         metrics.DATA_REPLY_SECONDS.observe(self._loop.time() - begun)
