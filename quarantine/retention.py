@@ -10,6 +10,8 @@
 * The counts of an hour are kept for 400 days, to be compared with those a year before.
 * Receipts, by which a message sent again is known, are kept for an hour: six times as long as they are good for. Those
   of which the sender did not hear are good for a day, and kept for an hour more.
+* After more than three days without a round of this, nothing but receipts goes for a day: the clock may be wrong
+  (quarantine.platform.rounds).
 """
 
 from __future__ import annotations
@@ -170,14 +172,14 @@ def _forget_untaken_batch(before: datetime) -> int:
     return len(rows)
 
 
-def forget_platforms() -> dict[str, int]:
+def forget_platforms(*, only_receipts: bool = False) -> dict[str, int]:
     """Forget what the public schema need not know any more; returns how many rows of each kind. Each has its index."""
     now = timezone.now()
-    return {
-        "unrouted": _forget(Unrouted, at__lt=now - timedelta(days=UNTAKEN_DAYS)),
-        "counts": _forget(HourlyCount, hour__lt=now - timedelta(days=COUNT_DAYS)),
-        "receipts": _forget(Receipt, at__lt=now - timedelta(hours=RECEIPT_HOURS)),
-    }
+    forgotten = {"receipts": _forget(Receipt, at__lt=now - timedelta(hours=RECEIPT_HOURS))}
+    if not only_receipts:
+        forgotten["unrouted"] = _forget(Unrouted, at__lt=now - timedelta(days=UNTAKEN_DAYS))
+        forgotten["counts"] = _forget(HourlyCount, hour__lt=now - timedelta(days=COUNT_DAYS))
+    return forgotten
 
 
 def _forget(model: type[Unrouted | HourlyCount | Receipt], **old: datetime) -> int:

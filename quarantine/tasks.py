@@ -12,15 +12,22 @@ from portal.tenants.models import ServiceProvider
 from portal.tenants.tasks import tenant_task
 from quarantine import retention
 from quarantine.faults import name_fault
+from quarantine.platform.rounds import note_round
 
 log = logging.getLogger(__name__)
+
+EXPIRES_SECONDS = 6 * 3600
 
 
 @shared_task(name="quarantine.tasks.expire_held")
 def expire_held() -> None:
-    """Every hour: one task a provider, so that one provider's backlog never delays another's."""
+    """Every hour: one task a provider, so that one provider's backlog never delays another's. None where so much time
+    seems to have gone by that the clock may be wrong; a task that could not be begun for hours is not done any more.
+    """
+    if not note_round():
+        return
     for schema in ServiceProvider.objects.exclude(schema_name="public").values_list("schema_name", flat=True):
-        expire_provider.delay(schema)
+        expire_provider.apply_async(args=[schema], expires=EXPIRES_SECONDS)
 
 
 @tenant_task(name="quarantine.tasks.expire_provider")
@@ -38,6 +45,8 @@ def expire_provider() -> None:
 
 @shared_task(name="quarantine.tasks.forget_platforms")
 def forget_platforms() -> None:
-    """Every hour: what belongs to no provider, or to all."""
-    forgotten = retention.forget_platforms()
+    """Every hour: what belongs to no provider, or to all. Of receipts there are many, and they are good for a day at
+    most: these always go.
+    """
+    forgotten = retention.forget_platforms(only_receipts=not note_round())
     log.info("platform_forgotten %s", " ".join(f"{name}={number}" for name, number in forgotten.items()))

@@ -127,7 +127,7 @@ class HourlyCount(models.Model):
 class Heartbeat(models.Model):
     """The last sign of life of a process; /healthz reads it."""
 
-    part = models.CharField(max_length=20)  # gateway, courier, worker, beat
+    part = models.CharField(max_length=20)  # gateway, courier, worker, beat; retention is no process
     instance = models.CharField(max_length=64)  # host and place, or a slot's name
     at = models.DateTimeField()
     rule_off_since = models.DateTimeField(null=True)  # of a gateway whose reverse DNS rule is off
