@@ -5,7 +5,7 @@ People see a message through its recipient rows; `visible_to` is the only way fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -192,9 +192,9 @@ def find_trace(trace_id: str) -> Message | None:
     return messages.prefetch_related("recipients", "events").first()
 
 
-def list_providers_of_trace(trace_id: str) -> list[ServiceProvider]:
-    """The providers that have a message of that trace: one query for 200 providers."""
-    providers = list(ServiceProvider.objects.exclude(schema_name="public").order_by("slug"))
+def list_providers_of_trace(trace_id: str, left_out: Collection[str] = ()) -> list[ServiceProvider]:
+    """The providers that have a message of that trace, but for the schemas `left_out`: one query for 200 providers."""
+    providers = list(ServiceProvider.objects.exclude(schema_name__in=["public", *left_out]).order_by("slug"))
     found: set[str] = set()
     for start in range(0, len(providers), SCHEMAS_A_QUERY):
         schemas = [provider.schema_name for provider in providers[start : start + SCHEMAS_A_QUERY]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -42,30 +43,41 @@ class Lines:
     reached: datetime | None = None
 
 
-def find_lines(wanted: Wanted, *, limit: int, slug: str, only_unrouted: bool, whole: bool = False) -> Lines:
-    """What fits, at the provider of that name (empty: all, and none). An address that is nobody's in the envelope is
-    looked for in the line From. `whole`: with all that is known of each.
+def find_lines(
+    wanted: Wanted,
+    *,
+    limit: int,
+    slug: str,
+    only_unrouted: bool,
+    whole: bool = False,
+    left_out: Collection[str] = (),
+) -> Lines:
+    """What fits, at the provider of that name (empty: all but the schemas `left_out`, and none). An address that is
+    nobody's in the envelope is looked for in the line From. `whole`: with all that is known of each.
     """
-    wanted = _bound(wanted)
-    lines = _find(wanted, limit, slug, only_unrouted=only_unrouted, whole=whole)
+    slugs = {provider.schema_name: provider.slug for provider in _list_providers(slug, left_out)}
+    which: dict[str, Any] = {"slugs": slugs, "with_unrouted": not slug, "only_unrouted": only_unrouted, "whole": whole}
+    lines = _find(_bound(wanted, list(slugs)), limit, **which)
     if lines.items or only_unrouted or "@" not in wanted.party[1:]:
         return lines
-    in_header = _find(_bound(wanted.in_header()), limit, slug, only_unrouted=False, whole=whole)
+    in_header = _find(_bound(wanted.in_header(), list(slugs)), limit, **which)
     return in_header if in_header.items else replace(lines, searched=f"{lines.searched}, nor: {in_header.searched}")
 
 
-def _bound(wanted: Wanted) -> Wanted:
+def _bound(wanted: Wanted, schemas: list[str]) -> Wanted:
     """With a beginning, where rows have to be looked through."""
-    is_wide = has_many_anywhere(wanted.client, _list_schemas())
+    is_wide = has_many_anywhere(wanted.client, schemas)
     routed = list_ways(wanted, Recipient.objects.all(), MailDomain.objects.all(), is_wide=is_wide)
     if wanted.since or not any(way.narrow for way in (*routed, *list_unrouted_ways(wanted))):
         return wanted
     return replace(wanted, since=(wanted.until or timezone.now()) - timedelta(days=WALK_DAYS))
 
 
-def _find(wanted: Wanted, limit: int, slug: str, *, only_unrouted: bool, whole: bool) -> Lines:
-    lines, reached = ([], None) if only_unrouted else _list_routed(wanted, limit + 1, slug, whole=whole)
-    if not slug:
+def _find(
+    wanted: Wanted, limit: int, *, slugs: dict[str, str], with_unrouted: bool, only_unrouted: bool, whole: bool
+) -> Lines:
+    lines, reached = ([], None) if only_unrouted else _list_routed(wanted, limit + 1, slugs, whole=whole)
+    if with_unrouted:
         make = make_unrouted_record if whole else make_unrouted_line
         found = find_page(list_unrouted_ways(wanted), size=limit + 1)
         lines += map(make, found.items)
@@ -77,8 +89,9 @@ def _find(wanted: Wanted, limit: int, slug: str, *, only_unrouted: bool, whole: 
     return Lines(describe(wanted, show_time) or "anything", lines[:limit], more, None if more else reached)
 
 
-def _list_routed(wanted: Wanted, limit: int, slug: str, *, whole: bool) -> tuple[list[Line], datetime | None]:
-    slugs = {provider.schema_name: provider.slug for provider in _list_providers(slug)}
+def _list_routed(
+    wanted: Wanted, limit: int, slugs: dict[str, str], *, whole: bool
+) -> tuple[list[Line], datetime | None]:
     by_schema: dict[str, list[int]] = {}
     hits, reached = find_everywhere(wanted, list(slugs), limit=limit)
     for _, schema, pk in hits:
@@ -96,17 +109,14 @@ def _list_routed(wanted: Wanted, limit: int, slug: str, *, whole: bool) -> tuple
     return lines, reached
 
 
-def _list_schemas() -> list[str]:
-    return [provider.schema_name for provider in _list_providers("")]
+def _list_providers(slug: str, left_out: Collection[str]) -> list[ServiceProvider]:
+    all_but = ServiceProvider.objects.exclude(schema_name__in=["public", *left_out])
+    return [get_provider(slug)] if slug else list(all_but)
 
 
-def _list_providers(slug: str) -> list[ServiceProvider]:
-    return [get_provider(slug)] if slug else list(ServiceProvider.objects.exclude(schema_name="public"))
-
-
-def tell_trace(trace_id: str, *, slug: str, only_unrouted: bool) -> dict[str, Any]:
+def tell_trace(trace_id: str, *, slug: str, only_unrouted: bool, left_out: Collection[str] = ()) -> dict[str, Any]:
     """All providers' messages of that trace, and what of it belonged to no provider."""
-    providers = [] if only_unrouted else list_providers_of_trace(trace_id)
+    providers = [] if only_unrouted else list_providers_of_trace(trace_id, left_out)
     messages = []
     for provider in providers:
         with schema_context(provider.schema_name):

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django_tenants.utils import schema_context
 
 from quarantine.management.finding import get_mailbox, get_provider_of
+from quarantine.management.locked import short_wait
 from quarantine.management.telling import show, show_time
 from quarantine.models import Recipient
 from quarantine.queries import get_page, held, search
@@ -29,7 +30,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not 1 <= options["limit"] <= MAX_ROWS:
             raise CommandError(f"--limit must be from 1 to {MAX_ROWS}.")
-        with schema_context(get_provider_of(options["mailbox"]).schema_name):
+        with short_wait(), schema_context(get_provider_of(options["mailbox"]).schema_name):
             mailbox = get_mailbox(options["mailbox"])
             rows = search(held(Recipient.objects.filter(mailbox=mailbox)), text=options["search"])
             page = get_page(rows, after=None, size=options["limit"])

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django_tenants.utils import schema_context
 
 from quarantine.management.finding import get_provider_of
+from quarantine.management.locked import short_wait
 from quarantine.models import Recipient, State
 from quarantine.release import RELEASABLE, release
 from quarantine.trace_id import read_trace_id
@@ -30,7 +31,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         trace_id, address = read_trace_id(options["trace_id"]), options["recipient"].strip()
-        with schema_context(get_provider_of(address).schema_name):
+        with short_wait(), schema_context(get_provider_of(address).schema_name):
             rows = Recipient.objects.filter(message__trace_id=trace_id, address__iexact=address)
             if not rows.exists():
                 raise CommandError(f"There is no message {options['trace_id']!r} for {address!r}.")

@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from quarantine.look_ups import SEARCHED
 from quarantine.management.finding import BAD_CALL, NOT_FOUND, read_time
+from quarantine.management.locked import list_locked, short_wait
 from quarantine.management.searching import Lines, find_lines, tell_trace
 from quarantine.management.telling import describe_line, list_message_lines, list_unrouted_lines, show, show_time
 from quarantine.outcomes import Outcome
@@ -75,7 +76,16 @@ class Command(BaseCommand):
         wanted = read_wanted(options)
         if wanted.is_anything and not options["unrouted"]:
             raise CommandError(say_what_to_add(options["provider"]), returncode=BAD_CALL)
-        which = {"slug": options["provider"], "only_unrouted": options["unrouted"]}
+        with short_wait():
+            self.tell(wanted, options)
+
+    def tell(self, wanted: Wanted, options: dict[str, Any]) -> None:
+        locked = [] if options["provider"] or options["unrouted"] else list_locked()
+        if locked:
+            names = ", ".join(provider.slug for provider in locked)
+            self.stderr.write(f"Not searched, as somebody holds tables of theirs locked: {names}.", str)
+        left_out = [provider.schema_name for provider in locked]
+        which = {"slug": options["provider"], "only_unrouted": options["unrouted"], "left_out": left_out}
         lines = find_lines(wanted, limit=options["limit"], whole=options["json"], **which)
         if not lines.items:
             raise CommandError(
