@@ -27,11 +27,11 @@ import resource
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -61,6 +61,7 @@ HOLD_SECONDS = 5.0  # so long it is not looked at again
 MOST_APART = 2  # rounds' jobs of a provider: those being loaded, and some that wait for that
 GRACE_SECONDS = 10  # for letters under way, when we are asked to stop
 CHANNEL = "lazaret_delivery"
+T = TypeVar("T")
 
 
 @dataclass
@@ -156,7 +157,7 @@ class Courier:
     async def _recover(self, own: Slot) -> None:
         """Record what was taken before we were killed, then free our claims; waits for the database."""
         for slot in [own, *take_left_slots(self.home, own)]:
-            taken = {one.job: one for one in read_journal(slot.journal_path)}
+            taken = {one.job: one for one in await self._find_open(read_journal(slot.journal_path))}
             left = await self._replay(slot, list(taken.values()))
             for job in left:
                 self.desk.adopt(taken[job])
@@ -169,6 +170,19 @@ class Courier:
                 log.error("journal_not_rewritten error=%s", error.strerror)  # noqa: TRY400
             if slot is not own:
                 slot.leave()
+
+    async def _find_open(self, taken: list[Taken]) -> list[Taken]:
+        """Those whose job is still there. What else has its id since a restore is no business of theirs."""
+        if not taken:
+            return []
+        jobs = await self._insist(lambda: rows.find_jobs(self.pools.queue, [one.job for one in taken]))
+        open_ = []
+        for one in taken:
+            if one.job in jobs and one.is_of(*jobs[one.job]):
+                open_.append(one)
+            else:
+                log.warning("taken_before provider=%s recipient=%d", one.schema, one.recipient)
+        return open_
 
     async def _replay(self, slot: Slot, taken: list[Taken]) -> list[int]:
         """Record what was taken; returns the jobs of which the database does not want it yet."""
@@ -183,10 +197,18 @@ class Courier:
 
     async def _free(self, left: list[int], instance: str) -> None:
         """Free all claims of a courier that is no more, but for these jobs: they are ours."""
+
+        async def free() -> None:
+            await rows.adopt(self.pools.queue, left, former=instance, instance=self.desk.instance)
+            await rows.renew(self.pools.queue, self.desk.held, instance=instance)
+
+        await self._insist(free)
+
+    async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it, however long the database is away."""
         while True:
             try:
-                await rows.adopt(self.pools.queue, left, former=instance, instance=self.desk.instance)
-                return await rows.renew(self.pools.queue, self.desk.held, instance=instance)
+                return await work()
             except psycopg.OperationalError as error:
                 log.warning("database_away error=%s", type(error).__name__)
                 await asyncio.sleep(AWAY_SECONDS)

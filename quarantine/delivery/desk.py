@@ -85,7 +85,7 @@ class Desk:
 
     def note_taken(self, job: Job, reply: str, at: datetime, how: str) -> None:
         """The server took it: written down before anything else."""
-        self.journal.note(Taken(job.id, job.schema, job.recipient_id, reply, at, how))
+        self.journal.note(Taken(job.id, job.schema, job.recipient_id, reply, at, how, job.created_at))
 
     async def flush(self) -> None:
         """Have on disk what was taken."""

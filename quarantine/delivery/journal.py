@@ -31,7 +31,10 @@ MAX_SLOTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A job that is done: what its server answered, and when; how: see Outcome."""
+    """A job that is done: what its server answered, and when; how: see Outcome.
+
+    `made` is the job's own time: where a database was restored, its id and its recipient's may be another's by now.
+    """
 
     job: int
     schema: str
@@ -39,6 +42,11 @@ class Taken:
     reply: str
     at: datetime
     how: str = ""
+    made: datetime | None = None  # in lines of former versions it is missing
+
+    def is_of(self, schema: str, recipient: int, made: datetime) -> bool:
+        """Whether it is about this job, which has its id."""
+        return (schema, recipient) == (self.schema, self.recipient) and self.made in {None, made}
 
 
 class Journal:
@@ -125,7 +133,7 @@ def flush_directory(path: Path) -> None:
 
 
 def write_line(taken: Taken) -> bytes:
-    return json.dumps(asdict(taken) | {"at": taken.at.isoformat()}).encode() + b"\n"
+    return json.dumps(asdict(taken), default=datetime.isoformat).encode() + b"\n"
 
 
 def read_journal(path: Path) -> list[Taken]:
@@ -137,8 +145,10 @@ def read_journal(path: Path) -> list[Taken]:
 def read_line(line: bytes) -> Taken | None:
     try:
         fields = json.loads(line)
-        return Taken(**fields | {"at": datetime.fromisoformat(fields["at"])})
-    except (ValueError, TypeError, KeyError):
+        made = fields.get("made")
+        times = {"at": datetime.fromisoformat(fields["at"]), "made": made and datetime.fromisoformat(made)}
+        return Taken(**fields | times)
+    except (ValueError, TypeError, KeyError, AttributeError):
         log.error("journal_line_broken octets=%d", len(line))
         return None
 

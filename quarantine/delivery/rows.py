@@ -81,12 +81,22 @@ HASTEN = """
 UPDATE public.platform_deliveryjob SET due_at = now()
 WHERE domain_id = ANY(%s) AND attempts > 0 AND due_at > now() AND claimed_by = ''
 """
-END_JOBS = "DELETE FROM public.platform_deliveryjob WHERE id = ANY(%s) RETURNING id"
+# Only where the job is the recipient's: after a restore of the database its id may be another's. The ids are named
+# twice so that the primary key finds the jobs; a join by three columns alone reads the whole queue.
+END_JOBS = """
+DELETE FROM public.platform_deliveryjob j
+USING unnest(%(jobs)s::bigint[], %(schemas)s::text[], %(recipients)s::bigint[]) AS o(id, schema, recipient)
+WHERE j.id = ANY(%(jobs)s) AND j.id = o.id AND j.schema = o.schema AND j.recipient_id = o.recipient RETURNING j.id
+"""
 POSTPONE = """
 UPDATE public.platform_deliveryjob j SET due_at = now() + make_interval(secs => o.pause), attempts = j.attempts + 1,
     claimed_until = NULL, claimed_by = ''
-FROM unnest(%s::bigint[], %s::float8[]) AS o(id, pause) WHERE j.id = o.id AND j.claimed_by = %s RETURNING j.id
+FROM unnest(%(jobs)s::bigint[], %(schemas)s::text[], %(recipients)s::bigint[], %(pauses)s::float8[])
+    AS o(id, schema, recipient, pause)
+WHERE j.id = ANY(%(jobs)s) AND j.id = o.id AND j.schema = o.schema AND j.recipient_id = o.recipient
+    AND j.claimed_by = %(me)s RETURNING j.id
 """
+FIND_JOBS = "SELECT id, schema, recipient_id, created_at FROM public.platform_deliveryjob WHERE id = ANY(%s)"
 SMALL = 65_536  # octets of a message that is loaded with others
 FEW = 4  # rows of a provider that come with their content; more could bring the same one many times
 LOAD = """
@@ -257,6 +267,13 @@ async def renew(pool: Pool, held: Iterable[int], *, instance: str) -> None:
         await database.execute(RENEW, {"held": list(held), "lease": LEASE_SECONDS, "me": instance})
 
 
+async def find_jobs(pool: Pool, jobs: list[int]) -> dict[int, tuple[str, int, datetime]]:
+    """Of those that are there: schema, recipient, and when it was made."""
+    async with pool.connection() as database:
+        found = await (await database.execute(FIND_JOBS, [jobs])).fetchall()
+        return {job: (schema, recipient, created_at) for job, schema, recipient, created_at in found}
+
+
 async def adopt(pool: Pool, jobs: list[int], *, former: str, instance: str) -> None:
     """Take over claims."""
     async with pool.connection() as database:
@@ -319,15 +336,24 @@ async def record(pool: Pool, outcomes: list[Outcome], *, instance: str) -> list[
 
 
 async def _settle_jobs(database: AsyncConnection[TupleRow], outcomes: list[Outcome], instance: str) -> set[int]:
-    ended = sorted(outcome.job_id for outcome in outcomes if outcome.result is not Result.LATER)
-    later = sorted((outcome.job_id, outcome.pause) for outcome in outcomes if outcome.result is Result.LATER)
+    in_order = sorted(outcomes, key=lambda each: each.job_id)
+    ended = [each for each in in_order if each.result is not Result.LATER]
+    later = [each for each in in_order if each.result is Result.LATER]
     valid: set[int] = set()
     if ended:
-        valid.update(row[0] for row in await (await database.execute(END_JOBS, [ended])).fetchall())
+        valid.update(row[0] for row in await (await database.execute(END_JOBS, _name_jobs(ended))).fetchall())
     if later:
-        values: list[Any] = [[job for job, _ in later], [pause for _, pause in later], instance]
+        values = _name_jobs(later) | {"pauses": [each.pause for each in later], "me": instance}
         valid.update(row[0] for row in await (await database.execute(POSTPONE, values)).fetchall())
     return valid
+
+
+def _name_jobs(outcomes: list[Outcome]) -> dict[str, Any]:
+    return {
+        "jobs": [each.job_id for each in outcomes],
+        "schemas": [each.schema for each in outcomes],
+        "recipients": [each.recipient_id for each in outcomes],
+    }
 
 
 async def _record_states(

@@ -7,17 +7,22 @@ import random
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from django_tenants.utils import schema_context
 
 from portal.tenants.models import MailDomain
+from quarantine.delivery import rows
 from quarantine.delivery.journal import Journal, Taken, read_journal
+from quarantine.delivery.outcome import Outcome, Result
 from quarantine.models import Event, Message, Recipient, State
 from quarantine.platform.models import DeliveryJob
 from tests.full_disk import limited_files
 from tests.kept_mail import send_off
+from tests.quarantine.couriers import wait_for_state
 from tests.running_courier import CourierProcess, running_courier, wait_until
 from tests.smtp_sink import Sink
 
@@ -109,6 +114,62 @@ def test_an_old_line_does_not_release_what_is_released_anew(committed, tmp_path)
             sink.wait(1)
             wait_until(lambda: message.recipients.get().state == State.RELEASED)
         assert message.recipients.get().reply != "250 old"
+
+
+def leave_line(home: Path, taken: Taken) -> None:
+    """As a courier that was killed left it."""
+    (home / "1").mkdir()
+    journal = Journal(home / "1" / "journal")
+    journal.note(taken)
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    "other", [{"recipient": 1_000_000}, {"schema": "sp_globex"}, {"made": datetime(2026, 11, 1, tzinfo=UTC)}]
+)
+def test_a_line_from_before_a_restore_ends_nobody_elses_job(sink, acme_committed, tmp_path, other):
+    """The database gave the job's id anew; it may even have given both ids anew."""
+    message = send_off("bob@alpha.test")
+    job = DeliveryJob.objects.get()
+    taken = Taken(job.pk, "sp_acme", job.recipient_id, "250 old", message.received_at, made=job.created_at)
+    leave_line(tmp_path, replace(taken, **other))
+    with running_courier(tmp_path):
+        wait_for_state(State.DELIVERED)
+    assert len(sink.messages) == 1
+    assert message.recipients.get().reply != "250 old"
+    assert read_journal(tmp_path / "1" / "journal") == []
+
+
+def test_a_line_of_a_job_that_is_no_more_is_forgotten(sink, acme_committed, tmp_path, caplog):
+    message = send_off("bob@alpha.test", state=State.DELIVERED)
+    job = DeliveryJob.objects.get()
+    taken = Taken(job.pk, "sp_acme", job.recipient_id, "250 old", message.received_at, made=job.created_at)
+    job.delete()
+    leave_line(tmp_path, taken)
+    with running_courier(tmp_path):
+        wait_until(lambda: read_journal(tmp_path / "1" / "journal") == [])
+    assert f"taken_before provider=sp_acme recipient={job.recipient_id}" in caplog.text
+    assert not message.events.exists()
+
+
+@pytest.mark.parametrize("result", [Result.TAKEN, Result.LATER, Result.VOID])
+def test_an_outcome_changes_its_own_job_and_row_only(acme_committed, result):
+    async def work() -> list[tuple[Outcome, str]]:
+        pools = rows.Pools.make(lock_seconds=2)
+        await pools.open()
+        try:
+            return await rows.record(pools.recording, [outcome], instance="me")
+        finally:
+            await pools.close()
+
+    ours, theirs = send_off("bob@alpha.test"), send_off("carol@alpha.test")
+    DeliveryJob.objects.update(claimed_by="me")
+    job = DeliveryJob.objects.get(recipient_id=theirs.recipients.get().pk)
+    outcome = Outcome(job.pk, "sp_acme", ours.recipients.get().pk, result, "250 old", ours.received_at)
+    assert asyncio.run(work()) == []
+    assert set(DeliveryJob.objects.values_list("attempts", flat=True)) == {0}
+    assert DeliveryJob.objects.count() == 2
+    assert set(Recipient.objects.values_list("state", flat=True)) == {State.DELIVERING}
 
 
 def test_a_journal_survives_a_torn_line_and_is_rewritten_when_long(tmp_path, monkeypatch):
