@@ -39,6 +39,7 @@ from portal.tenants.database import Pool, end_all, get_conninfo, is_outage
 from quarantine import metrics
 from quarantine.delivery import rows
 from quarantine.delivery.channel import Budget, Channel, Manner
+from quarantine.delivery.clock import keep_hastening
 from quarantine.delivery.desk import Desk
 from quarantine.delivery.journal import Journal, Slot, Taken, read_journal, take_left_slots, take_slot
 from quarantine.delivery.letter import Letter, load_small, make_letters
@@ -127,6 +128,7 @@ class Courier:
             self.desk.keep_renewing(),
             self.desk.keep_recording(),
             keep_beating(self.pools.queue, "courier", slot.name),
+            keep_hastening(self.pools.queue, self.wake.set),
         ]
         tasks = [asyncio.create_task(helper) for helper in helpers]
         for task in tasks:
