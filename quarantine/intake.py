@@ -18,6 +18,7 @@ from filtering.evidence.content import read_content
 from filtering.learning.classifier import Classifier
 from filtering.message import InboundMessage, Peer
 from filtering.pipeline import ClientRefusal, judge, judge_client
+from filtering.policy.releases import LIVE_RELEASE, UnusableRelease, read_live
 from filtering.policy.values import Policy, PtrException, ReleasePolicy, Rule
 from filtering.verdict import Action, Category, Verdict
 from portal.tenants.database import Pool, finish_within
@@ -49,7 +50,6 @@ MAX_OWN_TRACES = 1  # a message that has been here twice goes round
 EMPTY_LINES = (b"\n\r\n", b"\n\n", b"\r\r")
 OWN_TRACE = b"\nx-lazaret-trace:"
 UNJUDGED = Verdict(Action.REFUSE, Category.POLICY, 0.0, (), 0)
-LIVE_RELEASE = "SELECT number, content FROM public.policy_policyrelease WHERE is_live"
 
 
 class IntakeUnavailableError(Exception):
@@ -154,10 +154,12 @@ class Intake:
 
     async def _load_release(self) -> ReleasePolicy:
         try:
-            [(number, content)] = await finish_within(RELEASE_SECONDS, self._ask_for_release())
-            return ReleasePolicy.from_content(number, content)
-        except (Error, OSError, ValueError, TypeError) as error:
-            log.error("policy_release_unavailable error=%s", type(error).__name__)
+            return read_live(await finish_within(RELEASE_SECONDS, self._ask_for_release()))
+        except UnusableRelease as error:
+            log.error("policy_release_unavailable cause=%s release=%d error=%s", error.cause, error.number, error)
+            raise IntakeUnavailableError from error
+        except (Error, OSError) as error:
+            log.error("policy_release_unavailable cause=not_read error=%s", type(error).__name__)
             raise IntakeUnavailableError from error
 
     async def _ask_for_release(self) -> list[tuple[Any, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from filtering.policy.models import PolicyRelease
-from filtering.policy.releases import NoLiveRelease, get_live
+from filtering.policy.releases import BrokenRelease, NoLiveRelease, get_live
 from filtering.policy.values import ReleasePolicy
 
 
@@ -22,6 +22,15 @@ def test_nothing_is_judged_without_a_live_release(db: None) -> None:
 
     with pytest.raises(NoLiveRelease):
         get_live()
+
+
+def test_a_release_that_cannot_be_read_is_named(db: None) -> None:
+    PolicyRelease.objects.update(number=7, content={"spam_scores": 5})
+
+    with pytest.raises(BrokenRelease, match="policy release 7 has unknown fields: spam_scores") as caught:
+        get_live()
+
+    assert caught.value.number == 7
 
 
 def test_content_survives_storing() -> None:

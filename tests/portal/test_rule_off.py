@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.utils import timezone
 
+from filtering.policy.models import PolicyRelease
 from portal.web.views import health
 from quarantine.platform.models import Heartbeat
 from tests.portal.browsing import browse, get_text
@@ -76,6 +77,20 @@ def test_healthz_says_that_mail_is_put_off_for_lack_of_space_where_all_gateways_
         part="gateway", instance="dead", at=timezone.now() - timedelta(seconds=16), lacks_space=not all(full)
     )
     assert asyncio.run(health.check_parts())["gateway"]["state"] == state
+
+
+@pytest.mark.parametrize("change", [{"is_live": False}, {"content": {"spam_scores": 5}}, {"content": [5]}])
+def test_healthz_is_not_ready_where_mail_is_put_off_for_lack_of_a_policy(committed, change):
+    """The live release is gone, or cannot be read."""
+    policy = PolicyRelease.objects.filter(is_live=True)
+    row = policy.get()
+    beat("a:1", off=False)
+    try:
+        policy.update(**change)
+        assert asyncio.run(health.check_parts())["gateway"]["state"] == "no_policy"
+    finally:
+        PolicyRelease.objects.filter(pk=row.pk).update(is_live=True, content=row.content)
+    assert asyncio.run(health.check_parts())["gateway"]["state"] == "ready"
 
 
 def test_healthz_says_nothing_of_the_rule_where_no_gateway_lives(committed):

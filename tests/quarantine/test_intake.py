@@ -106,13 +106,21 @@ def test_many_recipients_are_not_judged_on_the_event_loop(committed, monkeypatch
     assert len(list_rows()) == number
 
 
-def test_without_a_policy_release_nothing_is_taken(committed, monkeypatch):
-    monkeypatch.setattr(
-        "quarantine.intake.LIVE_RELEASE", "SELECT number, content FROM policy_policyrelease WHERE false"
-    )
+@pytest.mark.parametrize(
+    ("live", "told"),
+    [
+        ("SELECT 1, '{}'::jsonb WHERE false", "cause=none_live release=0 error=No policy release is live."),
+        ("""SELECT 7, '{"x": 1}'::jsonb""", "cause=broken release=7 error=policy release 7 has unknown fields: x"),
+        ("SELECT 7, 'null'::jsonb", "cause=broken release=7 error="),
+        ("SELECT 1 FROM no_such_table", "cause=not_read error=UndefinedTable"),
+    ],
+)
+def test_without_a_policy_release_nothing_is_taken_and_the_log_says_why(committed, monkeypatch, caplog, live, told):
+    monkeypatch.setattr("quarantine.intake.LIVE_RELEASE", live)
     with pytest.raises(IntakeUnavailableError):
         receive("bob@alpha.test")
     assert list_rows() == []
+    assert f"policy_release_unavailable {told}" in caplog.text
 
 
 def test_mail_is_taken_while_the_public_schema_changes_faster_than_the_release_is_read(committed, monkeypatch):

@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 from django import forms
 from django.core.exceptions import ValidationError
 
-from filtering.policy.releases import NoLiveRelease, get_live
+from filtering.policy.releases import UnusableRelease, get_live
 from portal.tenants.models import MailDomain, PtrAction
 from portal.tenants.provisioning import ProvisioningError, parse_mail_address, parse_server
 
@@ -19,7 +19,7 @@ def name_release_choice() -> str:
     """What it means to do "as the policy says" about clients without reverse DNS, at present."""
     try:
         action = PtrAction(get_live().ptr.action)
-    except (NoLiveRelease, ValueError):
+    except (UnusableRelease, ValueError):
         return str(PtrAction.RELEASE.label)
     return f"{PtrAction.RELEASE.label} ({action.label.lower()})"
 

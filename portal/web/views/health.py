@@ -14,6 +14,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from psycopg.rows import TupleRow
 
+from filtering.policy.releases import LIVE_RELEASE, UnusableRelease, read_live
 from portal.tenants.database import get_conninfo
 from quarantine.platform.heartbeat import ALARMS, GATEWAY_SECONDS
 
@@ -22,7 +23,7 @@ CHECK_SECONDS = 1.5  # each check, all at once
 BANNER_SECONDS = 0.5  # more, for the one that comes after another
 CACHE_SECONDS = 0.5  # anybody may ask: asking often must not cost
 STALE_SECONDS = {"gateway": GATEWAY_SECONDS, "courier": 15, "worker": 20, "beat": 20}  # three or four missed beats
-READY, DOWN, READ_ONLY, NO_SPACE = "ready", "down", "read_only", "no_space"
+READY, DOWN, READ_ONLY, NO_SPACE, NO_POLICY = "ready", "down", "read_only", "no_space", "no_policy"
 
 State = dict[str, Any]
 Database = tuple[bool, dict[str, list[float]]]
@@ -137,12 +138,24 @@ async def read_heartbeats(connection: psycopg.AsyncConnection[TupleRow]) -> dict
 
 async def read_alarms(connection: psycopg.AsyncConnection[TupleRow]) -> State:
     """Whether the reverse DNS rule is on, in every gateway that lives: off is an alarm, but mail is taken. Where all of
-    them lack space, none is.
+    them lack space, or there is no policy to judge by, none is.
     """
     cursor = await connection.execute(ALARMS, (GATEWAY_SECONDS,))
     [(since, _, _, lacks_space)] = await cursor.fetchall()
     rule = {"reverse_dns_rule": "off", "reverse_dns_rule_off_since": since} if since else {"reverse_dns_rule": "on"}
+    if not await _has_policy(connection):
+        return rule | {"state": NO_POLICY}
     return rule | ({"state": NO_SPACE} if lacks_space else {})
+
+
+async def _has_policy(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
+    """As gateways find it: they remember a release only until it changes."""
+    cursor = await connection.execute(LIVE_RELEASE)
+    try:
+        read_live(await cursor.fetchall())
+    except UnusableRelease:
+        return False
+    return True
 
 
 async def _ping_cache() -> bool:
