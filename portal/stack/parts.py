@@ -32,7 +32,7 @@ def list_parts(*, web_socket: int, gateways: int, demo: bool) -> list[Part]:
     worker = ("worker", "--queues", QUEUES, "--concurrency", str(WORKER_PROCESSES), "--loglevel", "INFO")
     return [
         *world,
-        Part("courier", ("manage.py", "courier"), 20),
+        Part("courier", ("manage.py", "courier"), 75),  # a minute for a customer's server to answer the final dot
         Part("worker", (*celery, *worker, "--without-gossip", "--without-mingle"), 20),
         # Its schedule in memory: the persistent one is a pickle, and knows nothing that the database does not.
         Part(

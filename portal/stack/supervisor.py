@@ -25,7 +25,8 @@ from portal.stack.valkey import EmbeddedValkey
 
 SERVER_START_SECONDS = 300  # a database that recovers from a crash takes its time
 READY_SECONDS = 180
-STOP_ORDER = ("gateway", "web", "beat", "worker", "courier", "demo", "valkey", "postgres")
+STOP_ORDER = ("gateway", "web", "beat", "worker")
+STOPPED_LAST = ("demo", "valkey", "postgres")
 
 
 class Supervisor:
@@ -169,8 +170,18 @@ class Supervisor:
     async def _stop(self) -> None:
         for child in self.children:
             child.stopping = True  # who ends by itself from now on is not started again
-        for part in STOP_ORDER:
-            children = [child for child in self.children if child.name.partition("-")[0] == part]
-            await asyncio.gather(*(child.stop(self.hurry) for child in children))
+        # It may have to wait for a customer's server: begun first, so that all of it ends before systemd is impatient.
+        courier = asyncio.create_task(self._stop_parts("courier"))
+        await self._stop_parts(*STOP_ORDER)
+        if not courier.done():
+            self.console.say("Mail that is being delivered has a minute to arrive.")
+        await courier
+        await self._stop_parts(*STOPPED_LAST)
         if self.children:
             self.console.say("Lazaret has stopped.")
+
+    async def _stop_parts(self, *names: str) -> None:
+        """One after the other."""
+        for name in names:
+            children = [child for child in self.children if child.name.partition("-")[0] == name]
+            await asyncio.gather(*(child.stop(self.hurry) for child in children))

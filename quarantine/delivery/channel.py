@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 
@@ -82,6 +83,8 @@ class Channel:
         self.load = 0  # jobs put and not settled
         self.window = FIRST_WINDOW
         self.workers: set[asyncio.Task[None]] = set()
+        self.sending: dict[asyncio.Task[Any], Connection] = {}  # by worker
+        self.closed = False
         self.idle = 0
         self.recovered = False  # the server was down and is back: what waits for it is due
 
@@ -100,6 +103,8 @@ class Channel:
     @property
     def connections(self) -> int:
         """How many it may have."""
+        if self.closed:
+            return 0
         return self.window if self.server.is_steady else min(self.window, 1)
 
     @property
@@ -130,13 +135,23 @@ class Channel:
             self._staff()
 
     def close(self) -> None:
-        """Let go of what nobody has begun, and send home who has nothing to do."""
+        """Let go of what nobody has begun, begin nothing more, and send home who has nothing to do."""
         while not self.letters.empty():
             if letter := self.letters.get_nowait():
                 self._let_go(letter)
-        self.window = 0
+        self.closed = True
         for _ in range(self.idle):
             self.letters.put_nowait(None)
+
+    @property
+    def awaiting(self) -> set[asyncio.Task[Any]]:
+        """The workers whose server has all of a message, and has not said yet whether it takes it."""
+        return {worker for worker, connection in self.sending.items() if connection.stage is Stage.DOT}
+
+    def cut(self) -> None:
+        """Have these wait no longer: recorded as lost after the final dot."""
+        for worker in self.awaiting:
+            self.sending[worker].stop_waiting("Lazaret was stopped")
 
     async def _work(self) -> None:
         connection: Connection | None = None
@@ -228,9 +243,13 @@ class Channel:
                     self.desk.note_taken(job, str(reply), datetime.now(UTC), how)
             await self.desk.flush()
 
+        worker = asyncio.current_task()
+        assert worker is not None  # noqa: S101
+        self.sending[worker] = connection
         try:
             replies = await connection.send(letter.envelope, wire, gate=self.server.gate.enter, on_taken=note_taken)
         finally:
+            del self.sending[worker]
             self.server.note_end(connection.place.address, good=connection.usable)
         self.recovered = self.server.note_alive() or self.recovered
         self.server.note_progress()

@@ -10,6 +10,8 @@ What happens when it is killed, at any moment:
 * What a server had taken is in the journal from the moment we read its 250 (quarantine.delivery.journal) and is
   recorded at the next start before anything is sent. Sent again is only what the server took and we had not read:
   one message a server that answers at once (quarantine.delivery.server.DotGate), a few where it is slow.
+* Asked to stop, it waits a minute for servers that have all of a message; what it then cuts off is told as a possible
+  double, in the log and in the trace.
 * Its claims are free when it starts again, or, should it stay away, after a minute.
 
 Lanes (mail, releases, digests) have their own connections and claims: a backlog in one never delays another.
@@ -60,7 +62,11 @@ AWAY_SECONDS = 1.0
 LOCK_SECONDS = 2.0  # for a table or row that somebody has locked: then that provider's mail waits, and nobody else's
 HOLD_SECONDS = 5.0  # so long it is not looked at again
 MOST_APART = 2  # rounds' jobs of a provider: those being loaded, and some that wait for that
-GRACE_SECONDS = 10  # for letters under way, when we are asked to stop
+# When we are asked to stop; together less than the supervisor gives us (portal.stack.parts).
+GRACE_SECONDS = 10  # for letters under way
+ANSWER_SECONDS = 60  # for those of which a server has everything: cut off, they arrive twice
+CUT_SECONDS = 1  # for those to see it
+RECORD_SECONDS = 5  # for recording what came of them, and again for freeing the rest
 CHANNEL = "lazaret_delivery"
 T = TypeVar("T")
 
@@ -386,17 +392,34 @@ class Courier:
         channels = [channel for lane in self.lanes.values() for channel in lane.channels.values()]
         for channel in channels:
             channel.close()
-        workers = {worker for channel in channels for worker in channel.workers}
-        if workers:
-            await asyncio.wait(workers, timeout=GRACE_SECONDS)
-            await end_all(workers)
+        await end_letters(channels)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GRACE_SECONDS):
+            async with asyncio.timeout(RECORD_SECONDS):
                 await self.desk.outcomes.join()
         await self.desk.end_retries()
         with contextlib.suppress(TimeoutError, psycopg.Error):
-            async with asyncio.timeout(GRACE_SECONDS):
+            async with asyncio.timeout(RECORD_SECONDS):
                 await self.desk.leave()
+
+
+async def end_letters(channels: list[Channel]) -> None:
+    """Let letters under way arrive. Most are cut off soon and are sent again, whole; not so those that only wait for
+    the answer to the final dot. One that does not come in a minute is told as lost.
+    """
+    workers = {worker for channel in channels for worker in channel.workers}
+    if not workers:
+        return
+    await asyncio.wait(workers, timeout=GRACE_SECONDS)
+    awaiting = {worker for channel in channels for worker in channel.awaiting}
+    await end_all(workers - awaiting)
+    if not awaiting:
+        return
+    log.info("courier_waits answers=%d seconds=%d", len(awaiting), ANSWER_SECONDS - GRACE_SECONDS)
+    await asyncio.wait(awaiting, timeout=ANSWER_SECONDS - GRACE_SECONDS)
+    for channel in channels:
+        channel.cut()
+    await asyncio.wait(awaiting, timeout=CUT_SECONDS)
+    await end_all(awaiting)
 
 
 def make_void(job: Job) -> Outcome:

@@ -286,6 +286,10 @@ class Connection:
                 self.writer.write(b"QUIT\r\n")
             self.writer.close()
 
+    def stop_waiting(self, reason: str) -> None:
+        """Have whoever waits for a reply see the connection lost for that reason."""
+        self.reader.set_exception(ConnectionAbortedError(reason))
+
     def abort(self) -> None:
         self.usable = False
         self.writer.transport.abort()

@@ -337,15 +337,16 @@ def test_servers_that_greet_and_never_answer_do_not_fill_a_lane(sink, acme_commi
 def test_a_server_that_stops_answering_holds_what_is_under_way_alone(sink, acme_committed, tmp_path, monkeypatch):
     monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.5)
     monkeypatch.setattr(desk, "RENEW_SECONDS", 0.3)
+    monkeypatch.setattr(courier, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(courier, "ANSWER_SECONDS", 0.4)
     sink.on("DOT", None, times=3)
     sink.on("DOT", Reply("250 ok", after=60))
     for _ in range(60):
         send_off(BOB)
-    with running_courier(tmp_path) as running:
+    with running_courier(tmp_path):
         sink.wait(3)
         wait_until(lambda: count_claims() > 5)
         wait_until(lambda: count_claims() <= sink.open)
-        abandon(running)
 
 
 def abandon(running) -> None:
