@@ -36,7 +36,7 @@ def list_parts(*, web_socket: int, gateways: int, demo: bool) -> list[Part]:
         Part("worker", (*celery, *worker, "--without-gossip", "--without-mingle"), 20),
         # Its schedule in memory: the persistent one is a pickle, and knows nothing that the database does not.
         Part(
-            "beat", (*celery, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "", "--loglevel", "INFO"), 5
+            "beat", (*celery, "beat", "--scheduler", "portal.beat:Scheduler", "--pidfile", "", "--loglevel", "INFO"), 5
         ),
         Part("web", ("-m", "gunicorn", *_web(web_socket), "portal.wsgi"), 15, sockets=(web_socket,)),
         *(Part(f"gateway-{number}", ("manage.py", "gateway"), 35) for number in range(1, gateways + 1)),
