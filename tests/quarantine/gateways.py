@@ -204,6 +204,7 @@ def run_name_server() -> Iterator[NameServer]:
 
 
 RUNNING: list[RunningGateway] = []
+STOPPED: list[RunningGateway] = []  # since the database was wiped last
 
 
 @contextmanager
@@ -232,6 +233,7 @@ def run_gateway(*, limits: Limits | None = None, wait: bool = True, port: int = 
         finally:
             RUNNING.remove(running)
             running.run(gateway.stop(2))
+            STOPPED.append(running)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
