@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 
 from portal.tenants.database import Pool
 from quarantine.delivery.outcome import LONGEST_PAUSE_SECONDS
+from quarantine.delivery.rows import LEASE_SECONDS
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 300
+Claim = tuple[Any, ...]  # a job's id, and until when
+LOOK_SECONDS = 300  # longer than a lease
 LONGEST_WAIT_SECONDS = LONGEST_PAUSE_SECONDS * 1.1 + 60  # of what was tried; the pause may be a tenth longer
 UNTRIED_WAIT_SECONDS = 60  # all others are due when they are made
 BATCH = 10_000  # jobs a transaction
@@ -39,26 +44,61 @@ found AS MATERIALIZED (
 UPDATE public.platform_deliveryjob j SET due_at = now() FROM found WHERE j.id = found.id
 """
 ANY_ATTEMPTS = 2**31 - 1
+# No lease is that long. Index delivery_job_claimed.
+LIST_ENDLESS = """
+SELECT id, claimed_until FROM public.platform_deliveryjob
+WHERE claimed_by <> '' AND claimed_until > now() + make_interval(secs => %s) LIMIT %s
+"""
+FREE = """
+UPDATE public.platform_deliveryjob j SET claimed_by = '', claimed_until = NULL, due_at = least(j.due_at, now())
+FROM unnest(%s::bigint[], %s::timestamptz[]) AS e (id, claimed_until)
+WHERE j.id = e.id AND j.claimed_until = e.claimed_until
+"""
+CLOCK = "SELECT extract(epoch FROM now())::float8"
 
 
 async def keep_hastening(pool: Pool, on_due: Callable[[], None]) -> None:
     """See at once, and every five minutes, that nothing waits so; until cancelled.
 
-    What was never tried is looked for at once only: for that, all that waits is walked through.
+    What was never tried is looked for at once, and when the database's clock has gone back: for that, all that waits is
+    walked through.
     """
-    untried = True
+    before = math.inf
+    endless: list[Claim] = []
     while True:
         try:
-            count = await _hasten(pool, LONGEST_WAIT_SECONDS, ANY_ATTEMPTS)
-            if untried:
+            ahead = await _read_clock(pool) - time.monotonic()
+            # Whoever has such a lease is no more, or has renewed it meanwhile.
+            count = await _free(pool, endless) + await _hasten(pool, LONGEST_WAIT_SECONDS, ANY_ATTEMPTS)
+            endless = await _list_endless(pool)
+            if ahead < before - UNTRIED_WAIT_SECONDS:
                 count += await _hasten(pool, UNTRIED_WAIT_SECONDS, 0)
-                untried = False
+            before = ahead
             if count:
                 log.warning("clock_was_set jobs=%d", count)
                 on_due()
         except psycopg.Error as error:
             log.warning("clock_not_looked_at error=%s", type(error).__name__)
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _read_clock(pool: Pool) -> float:
+    async with pool.connection() as database:
+        [(seconds,)] = await (await database.execute(CLOCK)).fetchall()
+    return float(seconds)
+
+
+async def _list_endless(pool: Pool) -> list[Claim]:
+    async with pool.connection() as database:
+        return await (await database.execute(LIST_ENDLESS, [2 * LEASE_SECONDS, BATCH])).fetchall()
+
+
+async def _free(pool: Pool, endless: list[Claim]) -> int:
+    if not endless:
+        return 0
+    async with pool.connection() as database:
+        ids, untils = map(list, zip(*endless, strict=True))
+        return (await database.execute(FREE, [ids, untils])).rowcount
 
 
 async def _hasten(pool: Pool, seconds: float, attempts: int) -> int:

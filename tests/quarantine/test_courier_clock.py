@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -69,3 +70,46 @@ def test_of_jobs_that_wait_as_they_should_none_is_read(acme_committed):
         cursor.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + clock.HASTEN_BEYOND, values)
         [[[plan]]] = cursor.fetchall()
     assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 100
+
+
+def test_what_a_courier_that_is_gone_had_claimed_until_a_wrong_time_goes(sink, acme_committed, tmp_path, monkeypatch):
+    monkeypatch.setattr(clock, "LOOK_SECONDS", 0.2)
+    send_off(BOB)
+    later = timezone.now() + 180 * MINUTE
+    DeliveryJob.objects.update(claimed_by="gone-1-abcd", claimed_until=later, due_at=later)
+    with running_courier(tmp_path):
+        wait_for_state(State.DELIVERED)
+
+
+def test_a_lease_that_is_renewed_meanwhile_is_left_alone(sink, acme_committed, tmp_path, monkeypatch):
+    """A live courier's, whatever the clock was when it claimed."""
+    monkeypatch.setattr(clock, "LOOK_SECONDS", 1.0)
+    send_off(BOB)
+    hour = 60 * MINUTE
+    DeliveryJob.objects.update(claimed_by="other-1-abcd", claimed_until=timezone.now() + hour)
+    send_off(BEA)
+    with running_courier(tmp_path):
+        wait_for_state(State.DELIVERED, BEA)
+        for number in range(1, 30):
+            DeliveryJob.objects.filter(claimed_by="other-1-abcd").update(
+                claimed_until=timezone.now() + hour + number * MINUTE
+            )
+            time.sleep(0.1)
+    assert get_row(BOB).state == State.DELIVERING
+
+
+def test_untried_mail_is_looked_for_again_when_the_clock_of_the_database_goes_back(
+    sink, acme_committed, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(clock, "LOOK_SECONDS", 0.2)
+    send_off(BOB)
+    postpone(by=50 * MINUTE, attempts=0)
+    monkeypatch.setattr(clock, "UNTRIED_WAIT_SECONDS", 7200)  # nothing is found at the start
+    with running_courier(tmp_path):
+        time.sleep(0.5)
+        assert get_row(BOB).state == State.DELIVERING
+        monkeypatch.setattr(clock, "UNTRIED_WAIT_SECONDS", 60)
+        time.sleep(0.5)
+        assert get_row(BOB).state == State.DELIVERING  # the clock goes on as it should
+        monkeypatch.setattr(clock, "CLOCK", f"{clock.CLOCK} - 3000")
+        wait_for_state(State.DELIVERED)
