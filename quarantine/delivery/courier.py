@@ -411,15 +411,15 @@ async def end_letters(channels: list[Channel]) -> None:
         return
     await asyncio.wait(workers, timeout=GRACE_SECONDS)
     awaiting = {worker for channel in channels for worker in channel.awaiting}
-    await end_all(workers - awaiting)
-    if not awaiting:
-        return
-    log.info("courier_waits answers=%d seconds=%d", len(awaiting), ANSWER_SECONDS - GRACE_SECONDS)
-    await asyncio.wait(awaiting, timeout=ANSWER_SECONDS - GRACE_SECONDS)
-    for channel in channels:
-        channel.cut()
-    await asyncio.wait(awaiting, timeout=CUT_SECONDS)
-    await end_all(awaiting)
+    others = asyncio.create_task(end_all(workers - awaiting))  # which may take long, against a silent server
+    if awaiting:
+        log.info("courier_waits answers=%d seconds=%d", len(awaiting), ANSWER_SECONDS - GRACE_SECONDS)
+        await asyncio.wait(awaiting, timeout=ANSWER_SECONDS - GRACE_SECONDS)
+        for channel in channels:
+            channel.cut()
+        await asyncio.wait(awaiting, timeout=CUT_SECONDS)
+        await end_all(awaiting)
+    await others
 
 
 def make_void(job: Job) -> Outcome:
