@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
@@ -210,8 +210,15 @@ class Intake:
             (recipient.addressee.domain.schema, make_refusal(recipient, UNJUDGED, cause, reply, cause.label))
             for recipient in recipients
         ]
-        notes = _make_notes(_with_answer(transaction, reply), outcomes, left)
-        await self._store.keep(*(replace(note, size=size) if isinstance(note, Filing) else note for note in notes))
+        refused = {schema for schema, _ in outcomes}
+        notes = [
+            replace(note, size=size) if isinstance(note, Filing) else note
+            for note in _make_notes(_with_answer(transaction, reply), outcomes, left)
+        ]
+        await self._keep(
+            [note for note in notes if get_owner(note) in refused],
+            [note for note in notes if get_owner(note) not in refused],
+        )
 
     def note_left(self, transaction: Transaction, left: Iterable[Left], schemas: Iterable[str] = ()) -> bool:
         """Have it written, soon, what became of recipients of a transaction that ended without a message, and what
@@ -257,11 +264,11 @@ class Intake:
         first = await self._keep(filings, _make_notes(transaction, (), left))
         return Received(result, first or transaction.trace_id)
 
-    async def _keep(self, filings: list[Filing], notes: list[Filing | Unrouted]) -> str | None:
+    async def _keep(self, filings: Sequence[Filing | Unrouted], notes: Sequence[Filing | Unrouted]) -> str | None:
         """Have it all on disk at once, but for what is said of recipients who were left because their provider's tables
         are locked: that is written later, and keeps nobody else from their mail.
         """
-        own = {filing.schema for filing in filings}
+        own = set(map(get_owner, filings))
         locked = {schema for schema in map(get_owner, notes) if schema not in own and self._store.is_locked(schema)}
         # Notes come first: the message replaces what they say of it.
         first = await self._store.keep(*(note for note in notes if get_owner(note) not in locked), *filings)

@@ -10,6 +10,7 @@ import pytest
 from django_tenants.utils import schema_context
 
 from portal.tenants.database import get_conninfo
+from quarantine.gateway.limits import Limits
 from quarantine.models import Recipient, State
 from tests.quarantine.gateways import RunningGateway, run_gateway
 from tests.quarantine.test_gateway_mail import CLEAN
@@ -57,6 +58,17 @@ def test_mail_for_two_providers_is_taken_for_the_one_whose_tables_are_free(gatew
         assert list_states("sp_acme") == [("bob@alpha.test", State.DELIVERING)]
     wait_until(lambda: not gateway.gateway.store.notes)
     assert list_states("sp_globex") == [("gus@gamma.test", State.UNFINISHED)] * 2  # told to come again, twice
+
+
+def test_mail_that_is_refused_for_one_provider_is_so_while_the_others_tables_are_locked(monkeypatch):
+    monkeypatch.setattr("quarantine.gateway.server.LOCK_SECONDS", 0.3)
+    with run_gateway(limits=Limits(message_octets=2000)) as gateway, locked("sp_globex.quarantine_message"):
+        assert send(gateway, "gus@gamma.test") == TEMPORARY
+        client = gateway.open()
+        assert client.talk(MAIL, RCPT, GUS, "DATA") == [SENDER_OK, RECIPIENT_OK, TEMPORARY, GO_AHEAD]
+        assert client.send_data(CLEAN + b"x" * 70 * 50 + b"\r\n").startswith("552 5.3.4 ")
+        client.close()
+        assert list_states("sp_acme") == [("bob@alpha.test", State.REFUSED)]
 
 
 def test_a_locked_table_of_mailboxes_concerns_its_provider_only(gateway, caplog):
