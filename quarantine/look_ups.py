@@ -26,8 +26,7 @@ WORDS = {
     "stale": "no new answer: an older one was used",
     "unconfirmed_absence": "a name server's “there is none” was not believed",
 }
-# Not what was answered by an old answer: of that mail, the answer is on record.
-SEARCHED = {FAILED: "it could not be looked up"} | {word: text for word, text in WORDS.items() if word != "stale"}
+SEARCHED = {FAILED: "it could not be looked up"} | WORDS
 
 
 class Failure(Func):

@@ -181,6 +181,16 @@ def read_failed(who: str, path: str, at: str = "acme") -> list[list[str]]:
     return [re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<span class=.label.*?</span>", "", line)).split() for line in lines]
 
 
+def test_a_rare_cause_leads_to_all_that_could_not_be_looked_up(acme):
+    now = timezone.now().replace(minute=0, second=0, microsecond=0)
+    for cause in ("lame_delegation", "timeout"):
+        count(now, kind="dns_failed", cause=cause, domain="alpha.test", number=3)
+    links = re.findall(
+        r'reverse_dns=(\w+)" aria-label="3: ([^,]+), together"', get_text(browse("dora").get("/activity/"))
+    )
+    assert links == [("failed", "Lame delegation"), ("timeout", "No answer in time")]
+
+
 def test_mail_whose_servers_name_could_not_be_looked_up_is_counted_in_the_viewers_scope(acme):
     """However few there are: by cause and hour, over all instances."""
     now = timezone.now().replace(minute=0, second=0, microsecond=0)

@@ -30,6 +30,7 @@ SAID = [
     PtrEvidence(UNKNOWN, detail="forward look-up: no such record; the rule is off while look-ups fail"),
     PtrEvidence(UNKNOWN, detail="unconfirmed absence"),
     PtrEvidence(UNKNOWN, detail="busy"),
+    PtrEvidence(UNKNOWN, detail="forward look-up: stale"),
     PtrEvidence(UNKNOWN, detail="OSError"),
     PtrEvidence(UNKNOWN),
     NOT_KNOWN_YET,

@@ -33,6 +33,7 @@ from quarantine.activity import (
     of_provider,
     share_failures,
 )
+from quarantine.look_ups import FAILED as ALL_FAILED
 from quarantine.look_ups import SEARCHED
 from quarantine.outcomes import COUNTED, Outcome
 from quarantine.platform.heartbeat import find_rule_off
@@ -177,8 +178,9 @@ def make_cell(span: Span, key: Cause, number: int, label: str) -> dict[str, Any]
     kind, cause = key
     query = {"since": span.since.isoformat(), "until": span.until.isoformat(), "outcome": kind, "cause": cause}
     if kind in FAILED:
-        query |= {"outcome": "", "cause": "", "reverse_dns": cause}
-    leads_on = number and (cause in SEARCHED if kind in FAILED else kind in LEAD_ON)
+        # Of a rare cause, which has no word, the number leads to all that could not be looked up.
+        query |= {"outcome": "", "cause": "", "reverse_dns": cause if cause in SEARCHED else ALL_FAILED}
+    leads_on = number and (kind in FAILED or kind in LEAD_ON)
     url = urlencode({name: value for name, value in query.items() if value}) if leads_on else ""
     return {"number": number, "label": name_cell(key, label), "query": url}
 
