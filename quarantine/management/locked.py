@@ -21,8 +21,8 @@ WHERE l.mode = 'AccessExclusiveLock' AND l.pid <> pg_backend_pid()
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 WHO = (
-    "Somebody holds a table locked that has to be read for this. SELECT pid, state, query FROM pg_stat_activity WHERE"
-    " pid IN (SELECT pid FROM pg_locks WHERE mode = 'AccessExclusiveLock') says who; then ask again."
+    "Somebody holds a table or a row locked that is needed for this. While it is asked for again, SELECT pid, state,"
+    " query FROM pg_stat_activity WHERE pid IN (SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity) says who."
 )
 
 
@@ -37,8 +37,10 @@ def short_wait() -> Iterator[None]:
         if isinstance(error.__cause__, errors.LockNotAvailable):
             raise CommandError(WHO) from error
         raise
-    with connection.cursor() as cursor:
-        cursor.execute("RESET lock_timeout")
+    finally:
+        if connection.is_usable():  # a transaction that has failed undoes it by itself
+            with connection.cursor() as cursor:
+                cursor.execute("RESET lock_timeout")
 
 
 def list_locked() -> list[ServiceProvider]:

@@ -46,7 +46,7 @@ def test_the_others_are_searched_and_it_is_said_who_was_not(kept, locked, capsys
     ids=["trace", "quarantine"],
 )
 def test_what_needs_the_locked_tables_ends_with_a_sentence(locked, command):
-    with pytest.raises(CommandError, match="Somebody holds a table locked"):
+    with pytest.raises(CommandError, match="Somebody holds a table or a row locked"):
         call_command(*command)
 
 

@@ -31,13 +31,15 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         trace_id, address = read_trace_id(options["trace_id"]), options["recipient"].strip()
-        with short_wait(), schema_context(get_provider_of(address).schema_name):
-            rows = Recipient.objects.filter(message__trace_id=trace_id, address__iexact=address)
-            if not rows.exists():
-                raise CommandError(f"There is no message {options['trace_id']!r} for {address!r}.")
-            if not release(rows, by=options["by"]):
-                raise CommandError(explain(rows[0].state))
-            row = wait_for_answer(rows[0].pk, options["wait"])
+        with schema_context(get_provider_of(address).schema_name):
+            with short_wait():
+                rows = Recipient.objects.filter(message__trace_id=trace_id, address__iexact=address)
+                if not rows.exists():
+                    raise CommandError(f"There is no message {options['trace_id']!r} for {address!r}.")
+                if not release(rows, by=options["by"]):
+                    raise CommandError(explain(rows[0].state))
+                pk = rows[0].pk
+            row = wait_for_answer(pk, options["wait"])
         if options["json"]:
             told = {"trace_id": trace_id, "recipient": address, "state": row.state, "reply": row.reply}
             self.stdout.write(json.dumps(told | {"released": row.state == State.RELEASED}))
