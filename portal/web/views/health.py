@@ -78,8 +78,12 @@ _cache = _Cache()
 async def check_parts() -> dict[str, State]:
     """Ask every part at once."""
     reading = asyncio.create_task(bounded(_ask(read_database)))
-    database, alarms, valkey, banner = await asyncio.gather(
-        reading, bounded(_ask(read_alarms)), bounded(_ping_cache()), _read_banner_after(reading)
+    database, alarms, policy, valkey, banner = await asyncio.gather(
+        reading,
+        bounded(_ask(read_alarms)),
+        bounded(_ask(has_policy)),
+        bounded(_ping_cache()),
+        _read_banner_after(reading),
     )
     is_read_only, beats = database or NOTHING_READ
     parts: dict[str, State] = {
@@ -90,6 +94,8 @@ async def check_parts() -> dict[str, State]:
         parts[part] = _judge_beats(beats.get(part, []), limit)
     if parts["gateway"]["state"] == READY:
         parts["gateway"] |= alarms or {}
+        if policy is False:
+            parts["gateway"]["state"] = NO_POLICY
         if not banner:
             parts["gateway"] |= {"state": DOWN, "banner": False}
     return parts
@@ -138,18 +144,16 @@ async def read_heartbeats(connection: psycopg.AsyncConnection[TupleRow]) -> dict
 
 async def read_alarms(connection: psycopg.AsyncConnection[TupleRow]) -> State:
     """Whether the reverse DNS rule is on, in every gateway that lives: off is an alarm, but mail is taken. Where all of
-    them lack space, or there is no policy to judge by, none is.
+    them lack space, none is.
     """
     cursor = await connection.execute(ALARMS, (GATEWAY_SECONDS,))
     [(since, _, _, lacks_space)] = await cursor.fetchall()
     rule = {"reverse_dns_rule": "off", "reverse_dns_rule_off_since": since} if since else {"reverse_dns_rule": "on"}
-    if not await _has_policy(connection):
-        return rule | {"state": NO_POLICY}
     return rule | ({"state": NO_SPACE} if lacks_space else {})
 
 
-async def _has_policy(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
-    """As gateways find it: they remember a release only until it changes."""
+async def has_policy(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
+    """Whether there is one to judge by, as gateways find it: they remember a release only until it changes."""
     cursor = await connection.execute(LIVE_RELEASE)
     try:
         read_live(await cursor.fetchall())
