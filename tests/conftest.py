@@ -35,9 +35,9 @@ def django_db_setup(
         teardown_databases(config, verbosity=0)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def nothing_left(django_db_blocker) -> None:
-    """A gateway of a whole module writes its last counts after the module's last wipe."""
+    """A gateway of the module before has written its last counts after that module's last wipe."""
     if gateways.STOPPED:
         with django_db_blocker.unblock():
             wipe()
