@@ -88,6 +88,7 @@ def test_client_with_slow_zones_delays_nobody_else(server: DnsServer, monkeypatc
 def test_silent_zones_of_many_networks_delay_nobody_else(server: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the end networks found to be slow, twice as many as would fill all places, ask all at once."""
     monkeypatch.setattr(resolving, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr("filtering.evidence.ptr.OFF_SECONDS", 3.0)  # else the rule, when it is off, hurries them
     server.default = "DROP"
     for number in range(3):
         server.add(f"203.0.{number}.1", "mail.example.test", f"mx{number}.example.test")
