@@ -132,7 +132,7 @@ class Store:
             raise StoreUnavailableError
 
     def is_locked(self, schema: str) -> bool:
-        """Whether what is for this provider (PUBLIC: what reached none) has to wait because of somebody's lock."""
+        """Whether what is for this provider (NOBODY: what reached none) has to wait because of somebody's lock."""
         return schema in self._locks.schemas
 
     async def start(self) -> None:

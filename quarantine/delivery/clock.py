@@ -13,7 +13,7 @@ import psycopg
 
 from portal.tenants.database import Pool
 from quarantine.delivery.outcome import LONGEST_PAUSE_SECONDS
-from quarantine.delivery.rows import LEASE_SECONDS
+from quarantine.delivery.rows import LEASE_SECONDS, PLACES
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +23,9 @@ LONGEST_WAIT_SECONDS = LONGEST_PAUSE_SECONDS * 1.1 + 60  # of what was tried; th
 UNTRIED_WAIT_SECONDS = 60  # all others are due when they are made
 BATCH = 10_000  # jobs a transaction
 
-# One step a (lane, domain), as rows.LIST_BACKLOG; of each, only what lies beyond the time: index delivery_job_due.
+# Of each place only what lies beyond the time: index delivery_job_due.
 HASTEN_BEYOND = """
-WITH RECURSIVE place AS (
-    (SELECT lane, domain_id FROM public.platform_deliveryjob ORDER BY lane, domain_id LIMIT 1)
-    UNION ALL
-    SELECT further.lane, further.domain_id FROM place CROSS JOIN LATERAL (
-        SELECT j.lane, j.domain_id FROM public.platform_deliveryjob j
-        WHERE (j.lane, j.domain_id) > (place.lane, place.domain_id) ORDER BY j.lane, j.domain_id LIMIT 1
-    ) further
-),
+{places},
 found AS MATERIALIZED (
     SELECT beyond.id FROM place CROSS JOIN LATERAL (
         SELECT j.id FROM public.platform_deliveryjob j
@@ -42,7 +35,7 @@ found AS MATERIALIZED (
     ) beyond LIMIT %(batch)s
 )
 UPDATE public.platform_deliveryjob j SET due_at = now() FROM found WHERE j.id = found.id
-"""
+""".replace("{places}", PLACES)
 ANY_ATTEMPTS = 2**31 - 1
 # No lease is that long. Index delivery_job_claimed.
 LIST_ENDLESS = """

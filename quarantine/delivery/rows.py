@@ -23,7 +23,7 @@ APART, RECORDERS = 2, 2  # connections
 LEASE_SECONDS = 60  # renewed while a job is in hand: a delivery may last as long as it likes
 
 # One step a (lane, domain) with jobs, however long its backlog: index delivery_job_due.
-LIST_BACKLOG = """
+PLACES = """
 WITH RECURSIVE place AS (
     (SELECT lane, domain_id FROM public.platform_deliveryjob ORDER BY lane, domain_id LIMIT 1)
     UNION ALL
@@ -31,7 +31,9 @@ WITH RECURSIVE place AS (
         SELECT j.lane, j.domain_id FROM public.platform_deliveryjob j
         WHERE (j.lane, j.domain_id) > (place.lane, place.domain_id) ORDER BY j.lane, j.domain_id LIMIT 1
     ) further
-)
+)"""
+LIST_BACKLOG = """
+{places}
 SELECT place.lane, place.domain_id, coalesce(d.server_host, ''), coalesce(d.server_port, 0),
     extract(epoch FROM first.due_at - now())::float8
 FROM place CROSS JOIN LATERAL (
@@ -39,7 +41,7 @@ FROM place CROSS JOIN LATERAL (
     WHERE j.lane = place.lane AND j.domain_id = place.domain_id
     AND (j.claimed_until IS NULL OR j.claimed_until < now()) ORDER BY j.due_at LIMIT 1
 ) first LEFT JOIN public.tenants_maildomain d ON d.id = place.domain_id
-"""
+""".replace("{places}", PLACES)
 MOST_COUNTED = 100_000  # jobs of a lane
 # Index delivery_job_due; the oldest by primary key.
 MEASURE_QUEUES = """
